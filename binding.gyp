@@ -1,0 +1,27 @@
+{
+  "variables": {
+    "unicorn": "<(module_root_dir)/.vendor/unicorn/usr",
+  },
+  "target_defaults": {
+    "cflags_cc!": ["-fno-exceptions", "-fno-rtti", "-std=gnu++17"],
+    "cflags_cc": ["-std=c++20", "-O2", "-Wall", "-Wextra", "-Wno-missing-field-initializers", "-fvisibility=hidden"],
+    "include_dirs": ["native"],
+  },
+  "targets": [
+    {
+      "target_name": "penumbra",
+      "sources": ["<!@(find native -name '*.cc' ! -name '*_main.cc')"],
+      "include_dirs": ["<(unicorn)/include", "node_modules/node-addon-api"],
+      "defines": ["NAPI_VERSION=8", "NODE_ADDON_API_CPP_EXCEPTIONS"],
+      "libraries": [
+        "<(unicorn)/lib/x86_64-linux-gnu/libunicorn.so.2",
+        "-Wl,-rpath,'$$ORIGIN/../../.vendor/unicorn/usr/lib/x86_64-linux-gnu'",
+      ],
+    },
+    {
+      "target_name": "penumbra-watchdog",
+      "type": "executable",
+      "sources": ["native/process/watchdog_main.cc"],
+    },
+  ],
+}

@@ -1,0 +1,48 @@
+#include "shadow/call_timer.h"
+
+namespace penumbra {
+
+namespace {
+
+constexpr std::chrono::milliseconds kRepeat(2);
+
+}  // namespace
+
+CallTimer::~CallTimer() {
+  {
+    const std::lock_guard lock(mutex_);
+    quit_ = true;
+  }
+  changed_.notify_one();
+  thread_.join();
+}
+
+void CallTimer::Arm(Clock::time_point when) {
+  {
+    const std::lock_guard lock(mutex_);
+    when_ = when;
+  }
+  changed_.notify_one();
+}
+
+void CallTimer::Disarm() {
+  // No notification: the thread finds the deadline moved when it wakes up by itself.
+  const std::lock_guard lock(mutex_);
+  when_ = Clock::time_point::max();
+}
+
+void CallTimer::Run() {
+  std::unique_lock lock(mutex_);
+  while (!quit_) {
+    if (when_ == Clock::time_point::max()) {
+      changed_.wait(lock);
+    } else if (Clock::now() < when_) {
+      changed_.wait_until(lock, when_);
+    } else {
+      engine_->Interrupt();
+      changed_.wait_for(lock, kRepeat);
+    }
+  }
+}
+
+}  // namespace penumbra

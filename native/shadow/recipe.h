@@ -1,0 +1,98 @@
+// How to build a context in one particular kernel: offsets, addresses and patches, all computed outside this tree's
+// native part. Nothing here knows what a member means beyond the role its name gives.
+#ifndef PENUMBRA_NATIVE_SHADOW_RECIPE_H_
+#define PENUMBRA_NATIVE_SHADOW_RECIPE_H_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace penumbra {
+
+/// A place in guest-virtual memory: `base` + `offset`, and where `indirect` is set, the pointer found there plus
+/// `indirect_offset`.
+struct Location {
+  enum class Base : uint32_t { kAbsolute = 0, kPerCpu = 1, kTask = 2 };
+  Base base = Base::kAbsolute;
+  uint64_t offset = 0;
+  bool indirect = false;
+  uint64_t indirect_offset = 0;
+};
+
+/// A change of the private copy made before the first call: `width` bytes at `where` become
+/// (old & `keep`) | value, where the value is given by `source`.
+struct Patch {
+  enum class Source : uint32_t {
+    kConstant = 0,
+    kTask = 1,      ///< address of the borrowed task + constant
+    kStackTop = 2,  ///< where the stack of the calls begins
+    kCpu = 3,       ///< number of the CPU that the calls run on
+    kCode = 4,      ///< address of the scratch code + constant
+    kTaskField = 5, ///< the pointer in the borrowed task at offset `constant`
+  };
+  Location where;
+  uint32_t width = 8;
+  uint64_t keep = 0;
+  Source source = Source::kConstant;
+  uint64_t constant = 0;
+};
+
+/// Copies `width` bytes of guest memory into the scratch code page at `code_offset` (for example the guest's time).
+struct Sample {
+  Location from;
+  uint32_t width = 8;
+  uint32_t code_offset = 0;
+};
+
+/// An address that calls must not run through, and why.
+struct TrapRule {
+  enum class Kind : uint32_t {
+    kSchedule = 0,  ///< the scheduler: a voluntary switch returns at once, anything else would sleep
+    kLock = 1,      ///< slow path of a lock that somebody holds
+    kBug = 2,       ///< the kernel found itself broken
+    kSkip = 3,      ///< has nothing to do in a shadow: returns `value`
+  };
+  uint64_t address = 0;
+  Kind kind = Kind::kBug;
+  uint64_t value = 0;
+  std::string name;
+};
+
+struct Recipe {
+  int levels = 4;
+  uint64_t kernel_root = 0;  ///< guest-physical page-table root that maps the kernel
+
+  std::vector<uint64_t> per_cpu_bases;  ///< per-CPU base address of each CPU, by number
+  uint64_t current_task = 0;            ///< per-CPU offset of the pointer to the running task
+
+  uint64_t task_pid = 0, task_mm = 0, task_stack = 0, task_thread_sp = 0, task_state = 0;
+  uint32_t task_state_width = 4;
+  std::optional<uint64_t> task_on_cpu;
+  uint64_t mm_pgd = 0;
+  uint64_t stack_size = 16384;
+
+  uint64_t borrowed_task = 0;
+  uint32_t borrowed_pid = 1;
+
+  uint64_t syscall_dispatch = 0;  ///< the C function behind the entry code, which does entry and exit work
+  bool registers_first = true;    ///< its arguments are (registers, number), not (number, registers)
+  uint64_t syscall_table = 0;     ///< for direct calls
+  uint64_t syscall_count = 0;
+  uint64_t user_code_selector = 0x33, user_data_selector = 0x2b;
+
+  uint64_t idt = 0, gdt_per_cpu = 0, tss_per_cpu = 0;
+
+  /// 32-bit sequence counters; an odd one means that the guest was stopped while writing what they guard.
+  std::vector<Location> sequences;
+  std::vector<Patch> patches;
+  std::vector<Sample> samples;
+  std::vector<TrapRule> traps;
+  std::vector<uint8_t> code;              ///< contents of the scratch code page
+  std::optional<Location> code_version;   ///< a counter that changes whenever kernel text is patched
+  uint64_t text_start = 0, text_end = 0;  ///< the text that `code_version` speaks for
+};
+
+}  // namespace penumbra
+
+#endif  // PENUMBRA_NATIVE_SHADOW_RECIPE_H_

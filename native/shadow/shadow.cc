@@ -1,0 +1,292 @@
+#include "shadow/shadow.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <string>
+
+#include "engine/unicorn_engine.h"
+#include "error.h"
+
+namespace penumbra {
+
+namespace {
+
+// struct pt_regs, arch/x86/include/asm/ptrace.h; the order is that of the syscall ABI and never changed.
+enum PtRegs { kR10 = 7, kR9 = 8, kR8 = 9, kAx = 10, kCx = 11, kDx = 12, kSi = 13, kDi = 14, kOrigAx = 15, kIp = 16,
+              kCs = 17, kFlags = 18, kSp = 19, kSs = 20, kPtRegsWords = 21 };
+constexpr uint64_t kFrameBytes = kPtRegsWords * 8;
+constexpr uint64_t kEnosys = 38;
+constexpr uint64_t kUserFlags = 0x202;
+constexpr uint8_t kHlt = 0xf4;
+// Strings are read in words; the last bytes of the data area stay unused so that no read leaves it.
+constexpr uint64_t kDataGuard = 64;
+
+bool IsError(int64_t value) { return value < 0 && value >= -4095; }
+
+std::string Hex(uint64_t value) {
+  char text[24];
+  std::snprintf(text, sizeof text, "0x%llx", static_cast<unsigned long long>(value));
+  return text;
+}
+
+}  // namespace
+
+// Where the buffers of one step were put in the scratch data.
+struct Shadow::Placement {
+  struct Buffer {
+    uint32_t argument;
+    uint64_t offset;
+    uint32_t size;
+    uint32_t flags;
+  };
+  uint64_t used = 0;
+  std::vector<Buffer> outs;
+};
+
+Shadow::Shadow(const GuestRam& ram, Recipe recipe, uint64_t scratch_gpa)
+    : ram_(ram),
+      recipe_(std::move(recipe)),
+      memory_(ram, scratch_gpa, Scratch::kSize),
+      scratch_(memory_),
+      engine_(std::make_unique<UnicornEngine>(memory_)),
+      timer_(std::make_unique<CallTimer>(engine_.get())),
+      code_watch_(ram_, recipe_) {
+  std::vector<uint64_t> addresses;
+  for (const TrapRule& trap : recipe_.traps) addresses.push_back(trap.address);
+  engine_->SetTraps(addresses, this);
+  if (recipe_.code.size() > Scratch::kReturnOffset - Scratch::kCodeOffset) {
+    throw Error("BAD_ARGUMENT", "scratch code is too long");
+  }
+  std::memset(scratch_.code(), kHlt, kPageSize);
+  std::memcpy(scratch_.code(), recipe_.code.data(), recipe_.code.size());
+}
+
+Shadow::~Shadow() = default;
+
+void Shadow::Borrow(uint64_t task, uint32_t pid) {
+  recipe_.borrowed_task = task;
+  recipe_.borrowed_pid = pid;
+}
+
+void Shadow::Refresh() {
+  memory_.Refresh();
+  if (code_watch_.Changed()) engine_->CodeChanged();
+}
+
+const Context& Shadow::Load(const std::vector<VcpuState>& vcpus) {
+  context_.reset();
+  context_ = BuildContext(recipe_, vcpus, memory_, &scratch_);
+  frame_ = reinterpret_cast<uint64_t*>(
+      VirtualAt(memory_.table(), context_->space, context_->stack_top - kFrameBytes - 8, kFrameBytes + 8));
+  if (frame_ == nullptr) {
+    throw Error("CORRUPT", "the borrowed task's stack is not mapped", context_->stack_top - kFrameBytes);
+  }
+  frame_ += 1;
+  engine_->Load(context_->cpu);
+  return *context_;
+}
+
+BatchResult Shadow::Run(const Batch& batch) {
+  if (!context_) throw Error("INTERNAL", "a call in a shadow that is not loaded");
+  BatchResult result;
+  result.values.reserve(batch.step_count());
+  timer_->Arm(CallTimer::Clock::now() + std::chrono::nanoseconds(options_.time_limit_ns));
+  for (uint32_t index = 0; index < batch.step_count() && !result.failure; ++index) {
+    const StepRecord& step = batch.steps()[index];
+    uint64_t arguments[6] = {};
+    Placement placement;
+    int64_t skipped = 0;
+    for (uint32_t i = 0; i < step.argument_count; ++i) {
+      const uint32_t record = step.first_argument + i;
+      const ArgumentRecord& argument = batch.argument(record);
+      if (argument.kind == ArgumentRecord::kResult) {
+        const int64_t earlier = result.values[argument.value];
+        if (IsError(earlier)) skipped = earlier;
+        arguments[i] = static_cast<uint64_t>(earlier);
+      } else {
+        arguments[i] = Place(batch, record, &placement);
+      }
+    }
+    if (skipped != 0) {
+      result.values.push_back(skipped);
+      continue;
+    }
+    uint64_t total = 0;
+    for (;;) {
+      uint64_t value = 0;
+      const Outcome outcome = RunStep(step, arguments, &value);
+      if (outcome.reason != StopReason::kReturned) {
+        result.failure = Explain(outcome);
+        break;
+      }
+      const int64_t signed_value = static_cast<int64_t>(value);
+      for (const Placement::Buffer& out : placement.outs) {
+        uint64_t length = out.size;
+        if ((out.flags & ArgumentRecord::kLengthIsResult) != 0) {
+          length = signed_value > 0 ? value : 0;
+          if (length > out.size) {
+            result.failure = CallFailure{"CORRUPT", "the guest returned more bytes than its buffer holds", 0};
+            break;
+          }
+        }
+        if (length == 0) continue;
+        result.outs.push_back({index, out.argument, static_cast<uint32_t>(result.bytes.size()),
+                               static_cast<uint32_t>(length)});
+        const uint8_t* data = scratch_.data() + out.offset;
+        result.bytes.insert(result.bytes.end(), data, data + length);
+      }
+      if (result.failure) break;
+      if ((step.flags & StepRecord::kRepeat) == 0) {
+        total = value;
+        break;
+      }
+      if (signed_value <= 0) {
+        if (signed_value < 0) total = value;
+        break;
+      }
+      total += value;
+      if (total >= step.limit) break;
+    }
+    if (!result.failure) result.values.push_back(static_cast<int64_t>(total));
+  }
+  timer_->Disarm();
+  if (result.failure) context_.reset();
+  return result;
+}
+
+uint64_t Shadow::Read(uint64_t address, void* out, uint64_t length) const {
+  if (!context_) throw Error("INTERNAL", "a read in a shadow that is not loaded");
+  return ReadVirtual(memory_.table(), context_->space, address, out, length);
+}
+
+uint64_t Shadow::Place(const Batch& batch, uint32_t index, Placement* placement) {
+  const ArgumentRecord& argument = batch.argument(index);
+  if (argument.kind == ArgumentRecord::kValue) return argument.value;
+  const uint64_t offset = (placement->used + 15) & ~uint64_t{15};
+  if (argument.size > Scratch::kDataSize - kDataGuard - offset) {
+    throw Error("BAD_ARGUMENT", "the arguments of a call do not fit into the shadow's scratch memory");
+  }
+  placement->used = offset + argument.size;
+  uint8_t* data = scratch_.data() + offset;
+  if (argument.kind == ArgumentRecord::kOut) {
+    if ((argument.flags & ArgumentRecord::kLengthIsResult) == 0) std::memset(data, 0, argument.size);
+  } else {
+    std::memcpy(data, batch.payload(argument), argument.size);
+  }
+  if (argument.kind != ArgumentRecord::kIn) {
+    placement->outs.push_back({index, offset, argument.size, argument.flags});
+  }
+  const uint64_t address = context_->scratch_address + Scratch::kDataOffset + offset;
+  for (uint32_t i = 0; i < argument.fixup_count; ++i) {
+    const FixupRecord& fixup = batch.fixup(argument.fixups + i);
+    const uint64_t target = address + fixup.target;
+    std::memcpy(data + fixup.offset, &target, sizeof target);
+  }
+  return address;
+}
+
+Outcome Shadow::RunStep(const StepRecord& step, const uint64_t (&arguments)[6], uint64_t* value) {
+  ++calls_;
+  if ((step.flags & StepRecord::kFunction) != 0) {
+    const Outcome outcome = CallFunction(step.target, arguments);
+    *value = outcome.value;
+    return outcome;
+  }
+  return CallSyscall(step.target, arguments, (step.flags & StepRecord::kDirect) != 0, value);
+}
+
+Outcome Shadow::CallFunction(uint64_t function, const uint64_t (&arguments)[6]) {
+  const uint64_t return_address = context_->scratch_address + Scratch::kReturnOffset;
+  CallRegisters call;
+  call.function = function;
+  // stack_top is a multiple of 16 and the frame's 168 bytes are 8 more than one: with the return address below it
+  // the stack is aligned as after a call instruction.
+  call.stack = context_->stack_top - kFrameBytes - 8;
+  frame_[-1] = return_address;
+  std::copy(std::begin(arguments), std::end(arguments), call.arguments);
+  return engine_->Call(call, return_address, options_.instruction_limit);
+}
+
+Outcome Shadow::CallSyscall(uint64_t number, const uint64_t (&arguments)[6], bool direct, uint64_t* value) {
+  std::fill(frame_, frame_ + kPtRegsWords, 0);
+  frame_[kDi] = arguments[0];
+  frame_[kSi] = arguments[1];
+  frame_[kDx] = arguments[2];
+  frame_[kR10] = arguments[3];
+  frame_[kR8] = arguments[4];
+  frame_[kR9] = arguments[5];
+  frame_[kAx] = -kEnosys;
+  frame_[kOrigAx] = number;
+  frame_[kIp] = frame_[kCx] = context_->scratch_address + Scratch::kDataOffset;
+  frame_[kFlags] = kUserFlags;
+  frame_[kSp] = context_->scratch_address + Scratch::kSize;
+  frame_[kCs] = recipe_.user_code_selector;
+  frame_[kSs] = recipe_.user_data_selector;
+  const uint64_t frame = context_->stack_top - kFrameBytes;
+  if (direct) {
+    uint64_t handler = 0;
+    if (number >= recipe_.syscall_count ||
+        ReadVirtual(memory_.table(), context_->space, recipe_.syscall_table + number * 8, &handler, 8) != 8) {
+      throw Error("BAD_ARGUMENT", "no handler for syscall " + std::to_string(number));
+    }
+    const Outcome outcome = CallFunction(handler, {frame, 0, 0, 0, 0, 0});
+    *value = outcome.value;
+    return outcome;
+  }
+  const Outcome outcome = recipe_.registers_first
+                              ? CallFunction(recipe_.syscall_dispatch, {frame, number, 0, 0, 0, 0})
+                              : CallFunction(recipe_.syscall_dispatch, {number, frame, 0, 0, 0, 0});
+  *value = frame_[kAx];
+  return outcome;
+}
+
+TrapHandler::Action Shadow::OnTrap(size_t index, uint64_t argument, uint64_t* result) {
+  const TrapRule& trap = recipe_.traps[index];
+  switch (trap.kind) {
+    case TrapRule::Kind::kSkip:
+      *result = trap.value;
+      return Action::kReturn;
+    case TrapRule::Kind::kSchedule: {
+      // __schedule(SM_PREEMPT) or a running task giving way: there is nobody to give way to.
+      uint64_t state = 0;
+      Read(recipe_.borrowed_task + recipe_.task_state, &state, std::min<uint64_t>(recipe_.task_state_width, 8));
+      return (argument & 0xffffffff) == 1 || state == 0 ? Action::kReturn : Action::kStop;
+    }
+    case TrapRule::Kind::kLock:
+    case TrapRule::Kind::kBug:
+      return Action::kStop;
+  }
+  return Action::kStop;
+}
+
+CallFailure Shadow::Explain(const Outcome& outcome) const {
+  switch (outcome.reason) {
+    case StopReason::kTrap: {
+      const TrapRule& trap = recipe_.traps[outcome.value];
+      if (trap.kind == TrapRule::Kind::kSchedule) return {"WOULD_BLOCK", "the call would sleep", outcome.rip};
+      if (trap.kind == TrapRule::Kind::kLock) {
+        return {"LOCKED", "the call needs a lock that the guest holds (" + trap.name + ")", outcome.rip};
+      }
+      return {"GUEST_BUG", "the guest kernel reported a bug during the call (" + trap.name + ")", outcome.rip};
+    }
+    case StopReason::kException:
+      if (outcome.value == 14) {
+        return {"GUEST_FAULT", "the call touched the unmapped address " + Hex(outcome.address), outcome.rip};
+      }
+      if (outcome.value == 6) return {"GUEST_BUG", "the guest kernel ran into a BUG or WARN", outcome.rip};
+      return {"GUEST_FAULT", "CPU exception " + std::to_string(outcome.value) + " during the call", outcome.rip};
+    case StopReason::kDevice:
+      return {"DEVICE_ACCESS", "the call needs a device of the guest (at " + Hex(outcome.address) + ")", outcome.rip};
+    case StopReason::kHalted:
+      return {"GUEST_FAULT", "the call halted the CPU", outcome.rip};
+    case StopReason::kWatchdog:
+      return {"WATCHDOG", "the call ran out of its time or instructions", outcome.rip};
+    case StopReason::kReturned:
+    case StopReason::kFailed:
+      break;
+  }
+  return {"ENGINE", "the engine gave up (error " + std::to_string(outcome.value) + ")", outcome.rip};
+}
+
+}  // namespace penumbra

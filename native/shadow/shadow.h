@@ -1,0 +1,95 @@
+// A guest's memory forked copy-on-write, an engine and a context: calls in it change nothing in the guest.
+#ifndef PENUMBRA_NATIVE_SHADOW_SHADOW_H_
+#define PENUMBRA_NATIVE_SHADOW_SHADOW_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "engine/engine.h"
+#include "hypervisor/registers.h"
+#include "memory/guest_ram.h"
+#include "memory/private_ram.h"
+#include "shadow/batch.h"
+#include "shadow/code_watch.h"
+#include "shadow/context.h"
+#include "shadow/call_timer.h"
+#include "shadow/recipe.h"
+#include "shadow/scratch.h"
+
+namespace penumbra {
+
+struct ShadowOptions {
+  uint64_t instruction_limit = 0;          ///< per call; 0 is none, anything else slows the engine down
+  uint64_t time_limit_ns = 1'000'000'000;  ///< per batch
+  size_t keep_pages = 1024;                ///< private pages kept to be refreshed by copy
+};
+
+/// Not thread-safe: one thread drives it. The life of a shadow is Refresh, Load, Run ..., Collect, over and over;
+/// between Refresh and the last Run the guest must stand still.
+class Shadow final : public TrapHandler {
+ public:
+  /// `ram` must outlive the shadow; `scratch_gpa` lies above all RAM. Throws Error ENGINE, BAD_ARGUMENT.
+  Shadow(const GuestRam& ram, Recipe recipe, uint64_t scratch_gpa);
+  ~Shadow() override;
+
+  void set_options(const ShadowOptions& options) { options_ = options; }
+  /// The task whose credentials, root and namespaces calls have.
+  void Borrow(uint64_t task, uint32_t pid);
+
+  /// Brings private pages and translated code up to the guest's present state. Needs no registers, so it can run
+  /// while they are on their way.
+  void Refresh();
+
+  /// Builds the context. Throws Error LOCKED (stop again), NO_TASK, CORRUPT.
+  const Context& Load(const std::vector<VcpuState>& vcpus);
+
+  /// Runs the calls. After a failure the shadow must be refreshed and loaded again.
+  BatchResult Run(const Batch& batch);
+
+  /// Copies out of the shadow's view of the borrowed task's address space; returns the bytes copied before the
+  /// first one that is not mapped.
+  uint64_t Read(uint64_t address, void* out, uint64_t length) const;
+
+  /// Remembers what was translated; call while the guest still stands.
+  void NoteCode() { code_watch_.Add(engine_->TakeNewCodePages()); }
+
+  /// Finds the pages that became private; slow, meant for when the guest runs again.
+  void Collect() { memory_.CollectPrivatePages(options_.keep_pages); }
+
+  /// Gives all private pages back.
+  void Drop() { memory_.DropAll(); }
+
+  size_t private_page_count() const { return memory_.private_pages().size(); }
+  const std::vector<uint64_t>& private_pages() const { return memory_.private_pages(); }
+  const char* engine_name() const { return engine_->name(); }
+  uint64_t calls() const { return calls_; }
+
+  Action OnTrap(size_t index, uint64_t argument, uint64_t* result) override;
+
+ private:
+  struct Placement;
+
+  Outcome RunStep(const StepRecord& step, const uint64_t (&arguments)[6], uint64_t* value);
+  Outcome CallFunction(uint64_t function, const uint64_t (&arguments)[6]);
+  Outcome CallSyscall(uint64_t number, const uint64_t (&arguments)[6], bool direct, uint64_t* value);
+  uint64_t Place(const Batch& batch, uint32_t argument, Placement* placement);
+  CallFailure Explain(const Outcome& outcome) const;
+
+  const GuestRam& ram_;
+  Recipe recipe_;
+  ShadowOptions options_;
+  PrivateRam memory_;
+  Scratch scratch_;
+  std::unique_ptr<Engine> engine_;
+  std::unique_ptr<CallTimer> timer_;
+  CodeWatch code_watch_;
+  std::optional<Context> context_;
+  uint64_t* frame_ = nullptr;  ///< host address of the calls' pt_regs
+  uint64_t calls_ = 0;
+};
+
+}  // namespace penumbra
+
+#endif  // PENUMBRA_NATIVE_SHADOW_SHADOW_H_

@@ -1,0 +1,121 @@
+import { createRequire } from 'node:module';
+import { fileURLToPath } from 'node:url';
+import { PenumbraError } from './errors.js';
+import type { HypervisorAddon, NativeWatchdog } from './hypervisor/native.js';
+import type { RamRegion, VcpuState } from './target/target.js';
+
+/** Where a stop found the vCPU that was taken. The order is that of native/shadow/context.h. */
+export const stopClasses = ['user', 'idle', 'kernel'] as const;
+export type StopClass = (typeof stopClasses)[number];
+
+/** What entering a shadow cost, in nanoseconds. `refreshNs` runs while the registers are on their way. */
+export interface EnterReport {
+  stopNs: number;
+  refreshNs: number;
+  registersNs: number;
+  loadNs: number;
+  /** index into stopClasses */
+  stopClass: number;
+  vcpu: number;
+  privatePages: number;
+}
+
+export interface NativeFailure {
+  code: string;
+  message: string;
+  address: bigint;
+}
+
+/** `outs` holds four numbers per buffer given back: step, argument record, offset in `bytes`, length. */
+export interface NativeBatchResult {
+  values: BigInt64Array;
+  outs: Uint32Array;
+  bytes: Buffer;
+  failure?: NativeFailure;
+}
+
+/** A place in guest memory, see native/shadow/recipe.h. */
+export interface NativeLocation {
+  base: number;
+  offset: bigint | number;
+  indirectOffset?: bigint | number;
+}
+
+export interface NativeRecipe {
+  levels: number;
+  kernelRoot: bigint;
+  perCpuBases: bigint[];
+  currentTask: bigint;
+  taskPid: number;
+  taskMm: number;
+  taskStack: number;
+  taskThreadSp: number;
+  taskState: number;
+  taskStateWidth: number;
+  taskOnCpu?: number;
+  mmPgd: number;
+  stackSize: number;
+  borrowedTask: bigint;
+  borrowedPid: number;
+  syscallDispatch: bigint;
+  registersFirst: boolean;
+  syscallTable: bigint;
+  syscallCount: number;
+  idt: bigint;
+  gdtPerCpu: bigint;
+  tssPerCpu: bigint;
+  textStart: bigint;
+  textEnd: bigint;
+  codeVersion?: NativeLocation;
+  /** 32-bit sequence counters; an odd one means that the guest was stopped while writing what they guard */
+  sequences: NativeLocation[];
+  code: Buffer;
+  patches: { where: NativeLocation; width: number; keep: bigint; source: number; constant: bigint | number }[];
+  samples: { from: NativeLocation; width: number; codeOffset: number }[];
+  traps: { address: bigint; kind: number; value: bigint | number; name: string }[];
+}
+
+/** One guest's RAM, gdbstub and shadow. Methods that return promises run in order on the guest's own thread. */
+export interface NativeGuest {
+  read(gpa: bigint, length: number): Buffer;
+  find(needle: Buffer, from: bigint, to: bigint, limit: number): bigint[];
+  translate(root: bigint, levels: number, address: bigint): bigint | undefined;
+  readVirtual(root: bigint, levels: number, address: bigint, length: number): Buffer;
+  /** three words per extent: address, gpa, size */
+  extents(root: bigint, levels: number, from: bigint, to: bigint): BigUint64Array;
+
+  /**
+   * Takes over `fd`, whose other end QEMU's gdbserver is about to get. Leaves the guest as `foundRunning` says and gives
+   * the vCPUs as they were meanwhile. The watchdog is kept informed of every stop from then on.
+   */
+  connectStub(fd: number, watchdog: NativeWatchdog, foundRunning: boolean, timeoutMs: number): Promise<VcpuState[]>;
+  detachStub(timeoutMs: number): Promise<void>;
+  stop(timeoutMs: number): Promise<VcpuState[]>;
+  resume(): Promise<void>;
+
+  createShadow(recipe: NativeRecipe, scratchGpa: bigint): Promise<void>;
+  borrow(task: bigint, pid: number): Promise<void>;
+  setOptions(options: { instructionLimit: number; timeLimitNs: number; keepPages: number }): Promise<void>;
+  /** Stops the guest and loads the shadow. The guest stands still afterwards, on failure too, until `leave`. */
+  enter(timeoutMs: number): Promise<EnterReport>;
+  run(batch: Buffer): Promise<NativeBatchResult>;
+  readShadow(address: bigint, length: number): Promise<Buffer>;
+  /** Resumes; resolves with the nanoseconds for which the guest stood still. */
+  leave(): Promise<number>;
+  rehearse(batch: Buffer): Promise<NativeBatchResult>;
+  statistics(): Promise<{ engine: string; calls: number; privatePages: number }>;
+}
+
+export interface Addon extends HypervisorAddon {
+  setErrorClass(errorClass: typeof PenumbraError): void;
+  Guest: new (regions: readonly RamRegion[]) => NativeGuest;
+}
+
+function load(): Addon {
+  const path = fileURLToPath(new URL('../../build/Release/penumbra.node', import.meta.url));
+  const addon = createRequire(import.meta.url)(path) as Addon;
+  addon.setErrorClass(PenumbraError);
+  return addon;
+}
+
+export const addon: Addon = load();

@@ -1,0 +1,105 @@
+import { createHash, randomBytes } from 'node:crypto';
+import { mkdirSync, readFileSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { homedir } from 'node:os';
+import { isAbsolute, join } from 'node:path';
+import { type Description, keyOf } from './description.js';
+import { parseDescription } from './descriptionSchema.js';
+
+/** Names the format of a file; another version is another kernel description and is written anew. */
+const MAGIC = 'penumbra-kernel-1';
+const SUFFIX = '.kernel';
+/** Kernels remembered; the one used longest ago makes room. */
+const FILE_LIMIT = 64;
+const SIZE_LIMIT = 4 << 20;
+/** A file that was left behind by a killed writer may be removed after this, ms. */
+const ABANDONED = 3_600_000;
+
+/**
+ * Kernel descriptions kept between sessions, one file each, under $XDG_CACHE_HOME/penumbra/kernels. Everything here may
+ * be deleted at any time. A file is taken only with the right format, length and checksum; what it says is taken only for
+ * a guest whose own bytes have the key, which the caller computes.
+ */
+export class DescriptionCache {
+  constructor(readonly directory: string | undefined = defaultDirectory()) {}
+
+  /** Readable descriptions, last used first. Damaged files are passed over. */
+  *descriptions(): Generator<Description> {
+    for (const name of this.#files()) {
+      const description = this.#load(name);
+      if (description !== undefined) yield description;
+    }
+  }
+
+  /** Writes a description atomically, over an older one of the same kernel. Never fails; false when it was not possible. */
+  store(description: Description): boolean {
+    if (this.directory === undefined) return false;
+    const payload = Buffer.from(JSON.stringify(description));
+    if (payload.length > SIZE_LIMIT) return false;
+    const key = keyOf(description.digests);
+    const temporary = join(this.directory, `.${key}.${process.pid}.${randomBytes(4).toString('hex')}`);
+    try {
+      mkdirSync(this.directory, { recursive: true, mode: 0o700 });
+      writeFileSync(temporary, Buffer.concat([Buffer.from(header(payload)), payload]), { mode: 0o600, flag: 'wx' });
+      renameSync(temporary, join(this.directory, key + SUFFIX));
+      this.#makeRoom();
+      return true;
+    } catch {
+      rmSync(temporary, { force: true });
+      return false;
+    }
+  }
+
+  #load(name: string): Description | undefined {
+    if (this.directory === undefined) return undefined;
+    try {
+      const path = join(this.directory, name);
+      if (statSync(path).size > SIZE_LIMIT) return undefined;
+      const description = parseFile(readFileSync(path));
+      return description !== undefined && keyOf(description.digests) + SUFFIX === name ? description : undefined;
+    } catch {
+      return undefined;
+    }
+  }
+
+  #files(): string[] {
+    if (this.directory === undefined) return [];
+    try {
+      const names = readdirSync(this.directory).filter((name) => name.endsWith(SUFFIX) && !name.startsWith('.'));
+      if (names.length < 2) return names;
+      const aged = names.map((name) => ({ name, age: statSync(join(this.directory!, name)).mtimeMs }));
+      return aged.sort((a, b) => b.age - a.age).map(({ name }) => name);
+    } catch {
+      return [];
+    }
+  }
+
+  #makeRoom(): void {
+    for (const name of this.#files().slice(FILE_LIMIT)) rmSync(join(this.directory!, name), { force: true });
+    for (const name of readdirSync(this.directory!).filter((n) => n.startsWith('.'))) {
+      const path = join(this.directory!, name);
+      if (Date.now() - statSync(path).mtimeMs > ABANDONED) rmSync(path, { force: true });
+    }
+  }
+}
+
+function header(payload: Buffer): string {
+  return `${MAGIC} ${payload.length} ${createHash('sha256').update(payload).digest('hex')}\n`;
+}
+
+function parseFile(bytes: Buffer): Description | undefined {
+  const line = bytes.indexOf('\n') + 1;
+  const payload = bytes.subarray(line);
+  if (bytes.toString('latin1', 0, line) !== header(payload)) return undefined;
+  return parseDescription(JSON.parse(payload.toString()));
+}
+
+/** XDG Base Directory Specification: a relative $XDG_CACHE_HOME is ignored. */
+function defaultDirectory(): string | undefined {
+  const configured = process.env['XDG_CACHE_HOME'];
+  if (configured !== undefined && isAbsolute(configured)) return join(configured, 'penumbra', 'kernels');
+  try {
+    return join(homedir(), '.cache', 'penumbra', 'kernels');
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,201 @@
+import { existsSync, rmSync } from 'node:fs';
+import { mkdtemp, open, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { PenumbraError } from '../errors.js';
+import { findKernel, type LabKernel } from './artefacts.js';
+import { type CommandResult, LabConsole } from './console.js';
+import { labInitrd } from './initrd.js';
+import { connectConsole, launch } from './launch.js';
+import { endWithThisProcess, release } from './lifetime.js';
+import { endProcess, isAlive, type ProcessIdentity, signal } from './process.js';
+import { type GuestFiles, guestFiles, qemuCommand } from './qemu.js';
+import { completeSpec, type LabSpec } from './spec.js';
+
+const BOOT_TIMEOUT_MS = 180_000;
+const RUN_TIMEOUT_MS = 60_000;
+const STOP_PATIENCE_MS = 2_000;
+const LOG_TAIL = 2_000;
+/** unix(7): sun_path holds 108 bytes with the NUL. */
+const LONGEST_SOCKET_PATH = 107;
+
+export interface StartOptions {
+  /** An existing folder for the guest's files; a new one under the temporary directory when left out. */
+  folder?: string;
+  /** Leave the guest running when this process ends. */
+  outlive?: boolean;
+}
+
+/** What a guest's folder says of it, for other processes. */
+interface GuestRecord {
+  process: ProcessIdentity;
+  spec: LabSpec;
+  /** What `uname -r` says in the guest. */
+  release: string;
+  /** From QEMU's start until userland was up; undefined while it boots. */
+  bootMs?: number;
+}
+
+/** A guest of the lab. */
+export class LabGuest implements AsyncDisposable {
+  readonly folder: string;
+  readonly files: GuestFiles;
+  readonly #record: GuestRecord;
+  #console: LabConsole | undefined;
+
+  private constructor(folder: string, record: GuestRecord) {
+    this.folder = folder;
+    this.files = guestFiles(folder);
+    this.#record = record;
+  }
+
+  /**
+   * Boots a guest and waits until it answers. Throws BAD_ARGUMENT for a bad spec, UNSUPPORTED when a kernel or an
+   * emulator is not there, GUEST_GONE or TIMEOUT, with what the guest printed last, when it did not come up.
+   */
+  static async start(wanted: Partial<LabSpec> = {}, options: StartOptions = {}): Promise<LabGuest> {
+    const spec = completeSpec(wanted);
+    const kernel = await findKernel(spec.kernel);
+    const folder = options.folder ?? (await mkdtemp(join(folderBase(spec), 'penumbra-lab-')));
+    try {
+      await prepare(spec, kernel, guestFiles(folder));
+      const guest = await LabGuest.#launch(spec, kernel, folder, options.outlive === true);
+      await guest.#boot();
+      if (options.outlive === true) guest.#letGo();
+      return guest;
+    } catch (error) {
+      await rm(folder, { recursive: true, force: true });
+      throw error;
+    }
+  }
+
+  /** The guest that lives in `folder`, running or not; undefined when none was ever started there. */
+  static async open(folder: string): Promise<LabGuest | undefined> {
+    const text = await readFile(guestFiles(folder).record, 'utf8').catch(() => undefined);
+    return text === undefined ? undefined : new LabGuest(folder, JSON.parse(text) as GuestRecord);
+  }
+
+  static async #launch(spec: LabSpec, kernel: LabKernel, folder: string, outlive: boolean): Promise<LabGuest> {
+    const files = guestFiles(folder);
+    const process = await launch(await qemuCommand(spec, kernel, files), files.emulatorLog, outlive);
+    const guest = new LabGuest(folder, { process, spec, release: kernel.release });
+    endWithThisProcess(guest);
+    await guest.#writeRecord();
+    return guest;
+  }
+
+  async #boot(): Promise<void> {
+    const started = performance.now();
+    try {
+      this.#console = await connectConsole(this.files.console, this.#record.process);
+      await this.#console.ready(BOOT_TIMEOUT_MS);
+    } catch (error) {
+      const printed = await this.lastWords();
+      await this.stop();
+      throw explain(error, printed);
+    }
+    this.#record.bootMs = performance.now() - started;
+    await this.#writeRecord();
+    await rm(this.files.initrd);
+  }
+
+  get spec(): Readonly<LabSpec> {
+    return this.#record.spec;
+  }
+
+  /** What `uname -r` says in the guest. */
+  get release(): string {
+    return this.#record.release;
+  }
+
+  /** QEMU's process. */
+  get pid(): number {
+    return this.#record.process.pid;
+  }
+
+  get isRunning(): boolean {
+    return isAlive(this.#record.process);
+  }
+
+  /** Milliseconds from QEMU's start until userland was up; undefined while the guest boots. */
+  get bootMs(): number | undefined {
+    return this.#record.bootMs;
+  }
+
+  /** Path of the QMP socket meant for penumbra. */
+  get qmp(): string {
+    return this.files.qmp;
+  }
+
+  /**
+   * Runs a shell command as root in the guest, byte for byte. An exit status other than 0 is an answer, not an error.
+   * Throws TIMEOUT (in ms; also when the guest is paused), GUEST_GONE.
+   */
+  async run(command: string | Buffer, timeoutMs = RUN_TIMEOUT_MS): Promise<CommandResult> {
+    this.#console ??= await LabConsole.connect(this.files.console);
+    return this.#console.run(command, timeoutMs);
+  }
+
+  /** The end of what QEMU and the guest's kernel printed. */
+  async lastWords(): Promise<string> {
+    const logs = await Promise.all([this.files.emulatorLog, this.files.kernelLog].map(readIfThere));
+    return logs.map((log) => log.slice(-LOG_TAIL).trim()).join('\n');
+  }
+
+  /** Ends QEMU and removes the folder. May be called twice. */
+  async stop(): Promise<void> {
+    this.#console?.close();
+    await endProcess(this.#record.process, STOP_PATIENCE_MS);
+    await rm(this.folder, { recursive: true, force: true });
+    release(this);
+  }
+
+  /** The same at once, without waiting for QEMU to end. */
+  stopNow(): void {
+    signal(this.#record.process, 'SIGKILL');
+    rmSync(this.folder, { recursive: true, force: true });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stop();
+  }
+
+  #letGo(): void {
+    release(this);
+    this.#console?.close();
+    this.#console = undefined;
+  }
+
+  async #writeRecord(): Promise<void> {
+    const unfinished = `${this.files.record}.new`;
+    await writeFile(unfinished, `${JSON.stringify(this.#record, null, 2)}\n`, { mode: 0o600 });
+    await rename(unfinished, this.files.record);
+  }
+}
+
+/** A RAM file belongs into memory, not on a disk that would be kept busy writing it back. */
+function folderBase(spec: LabSpec): string {
+  return spec.ram === 'file' && existsSync('/dev/shm') ? '/dev/shm' : tmpdir();
+}
+
+async function prepare(spec: LabSpec, kernel: LabKernel, files: GuestFiles): Promise<void> {
+  if (Buffer.byteLength(files.console) > LONGEST_SOCKET_PATH) {
+    throw new PenumbraError('BAD_ARGUMENT', `${files.console} is too long a path for a socket`);
+  }
+  await writeFile(files.initrd, await labInitrd(kernel));
+  if (spec.diskMiB > 0) await writeSparse(files.disk, spec.diskMiB);
+}
+
+async function writeSparse(path: string, sizeMiB: number): Promise<void> {
+  await using file = await open(path, 'wx', 0o600);
+  await file.truncate(sizeMiB * 2 ** 20);
+}
+
+function explain(error: unknown, printed: string): PenumbraError {
+  const code = error instanceof PenumbraError ? error.code : 'GUEST_GONE';
+  return new PenumbraError(code, `the lab guest did not come up; it printed:\n${printed}`, { cause: error });
+}
+
+function readIfThere(path: string): Promise<string> {
+  return readFile(path, 'utf8').catch(() => '');
+}

@@ -1,0 +1,98 @@
+import { join } from 'node:path';
+import { emulatorMajor, findEmulator, type LabKernel } from './artefacts.js';
+import type { LabSpec } from './spec.js';
+
+/** Program and arguments that start a guest. */
+export interface QemuCommand {
+  program: string;
+  arguments: string[];
+}
+
+/** What a guest has in its folder. Every socket is QEMU's and serves one client at a time. */
+export interface GuestFiles {
+  /** QMP monitor for penumbra. */
+  qmp: string;
+  /** QMP monitor for whoever checks what penumbra does. */
+  truth: string;
+  /** The second serial port, where /etc/lab/serve answers. */
+  console: string;
+  /** What the kernel prints. */
+  kernelLog: string;
+  /** What QEMU prints. */
+  emulatorLog: string;
+  /** What the guest is and which process it runs in: GuestRecord in src/lab/guest.ts. */
+  record: string;
+  initrd: string;
+  /** Guest RAM, of a guest with `ram: 'file'`. */
+  ram: string;
+  disk: string;
+}
+
+export function guestFiles(folder: string): GuestFiles {
+  return {
+    qmp: join(folder, 'qmp.sock'),
+    truth: join(folder, 'truth.sock'),
+    console: join(folder, 'console.sock'),
+    kernelLog: join(folder, 'kernel.log'),
+    emulatorLog: join(folder, 'qemu.log'),
+    record: join(folder, 'guest.json'),
+    initrd: join(folder, 'initrd'),
+    ram: join(folder, 'ram'),
+    disk: join(folder, 'disk'),
+  };
+}
+
+/** The command line for a guest, without a network and without any device it does not need. */
+export async function qemuCommand(spec: LabSpec, kernel: LabKernel, files: GuestFiles): Promise<QemuCommand> {
+  const program = findEmulator(spec.emulator);
+  const major = await emulatorMajor(program);
+  return {
+    program,
+    arguments: [
+      ...['-nodefaults', '-no-user-config', '-no-reboot', '-display', 'none'],
+      ...['-accel', spec.accelerator, '-cpu', cpuModel(spec, major), '-smp', String(spec.vcpus)],
+      ...['-m', String(spec.memoryMiB), '-object', memoryBackend(spec, files), '-machine', 'pc,memory-backend=ram'],
+      ...['-kernel', kernel.image, '-initrd', files.initrd, '-append', kernelCommandLine(spec)],
+      ...['-serial', `file:${files.kernelLog}`],
+      ...['-chardev', `socket,id=console,path=${files.console},server=on,wait=off`, '-serial', 'chardev:console'],
+      ...['-qmp', `unix:${files.qmp},server=on,wait=off`, '-qmp', `unix:${files.truth},server=on,wait=off`],
+      ...(spec.diskMiB > 0 ? disk(files) : []),
+    ],
+  };
+}
+
+/**
+ * QEMU before 10 leaves junk in the flags after an emulated cmpxchg16b, on which kernels from 6.12 on can panic under
+ * load: those get a processor without that instruction.
+ */
+function cpuModel(spec: LabSpec, emulator: number): string {
+  const faulty = spec.accelerator === 'tcg' && emulator < 10 && spec.kernel === '6.12';
+  return faulty ? `${spec.cpu},-cx16` : spec.cpu;
+}
+
+function memoryBackend(spec: LabSpec, files: GuestFiles): string {
+  const size = `id=ram,size=${spec.memoryMiB}M`;
+  switch (spec.ram) {
+    case 'memfd':
+      return `memory-backend-memfd,${size},share=on`;
+    case 'file':
+      return `memory-backend-file,${size},share=on,mem-path=${files.ram}`;
+    case 'private':
+      return `memory-backend-ram,${size}`;
+  }
+}
+
+function kernelCommandLine(spec: LabSpec): string {
+  return [
+    'console=ttyS0 quiet panic=-1',
+    // Neither is of use under emulation, and both take time at boot.
+    'no_timer_check cryptomgr.notests',
+    `pti=${spec.pti ? 'on' : 'off'}`,
+    ...(spec.kaslr ? [] : ['nokaslr']),
+    `lab.load=${spec.load}`,
+  ].join(' ');
+}
+
+function disk(files: GuestFiles): string[] {
+  return ['-drive', `file=${files.disk},format=raw,if=none,id=disk`, '-device', 'virtio-blk-pci,drive=disk'];
+}

@@ -1,0 +1,73 @@
+import { PenumbraError } from '../errors.js';
+
+export const LAB_KERNELS = ['5.10', '6.1', '6.12'] as const;
+export const LAB_LOADS = ['idle', 'busy', 'forks'] as const;
+const CPUS = ['qemu64', 'max'] as const;
+const RAM_KINDS = ['memfd', 'file', 'private'] as const;
+const EMULATORS = ['system', 'qemu10'] as const;
+const ACCELERATORS = ['tcg', 'kvm'] as const;
+const MEMORY_MIN = 128;
+const MEMORY_MAX = 16384;
+
+/** A guest of the lab, as one asks for it. What is left out is taken from DEFAULT_SPEC. */
+export interface LabSpec {
+  /** Debian release line of the guest kernel (cloud flavour). */
+  kernel: (typeof LAB_KERNELS)[number];
+  vcpus: 1 | 2;
+  /** `max` has five-level page tables, SMAP and the rest of what the accelerator can do; `qemu64` next to nothing. */
+  cpu: (typeof CPUS)[number];
+  memoryMiB: number;
+  /** What goes on in the guest: nothing; loops in user mode and in system calls; processes that come and go. */
+  load: (typeof LAB_LOADS)[number];
+  /** Kernel page table isolation. */
+  pti: boolean;
+  kaslr: boolean;
+  /** What backs guest RAM: a shared memfd, a shared file, or QEMU's anonymous memory. */
+  ram: (typeof RAM_KINDS)[number];
+  /** Size of a virtio disk with a file system mounted on /data, in MiB; 0 for none. */
+  diskMiB: number;
+  /** The distribution's QEMU, or QEMU 10 beside it. */
+  emulator: (typeof EMULATORS)[number];
+  accelerator: (typeof ACCELERATORS)[number];
+}
+
+export const DEFAULT_SPEC: Readonly<LabSpec> = {
+  kernel: '6.1',
+  vcpus: 1,
+  cpu: 'qemu64',
+  memoryMiB: 256,
+  load: 'idle',
+  pti: true,
+  kaslr: true,
+  ram: 'memfd',
+  diskMiB: 0,
+  emulator: 'system',
+  accelerator: 'tcg',
+};
+
+/** Fills in the defaults. Throws BAD_ARGUMENT naming the first field that is not acceptable. */
+export function completeSpec(wanted: Partial<LabSpec> = {}): LabSpec {
+  const spec: LabSpec = { ...DEFAULT_SPEC, ...wanted };
+  requireOneOf('kernel', spec.kernel, LAB_KERNELS);
+  requireOneOf('vcpus', spec.vcpus, [1, 2]);
+  requireOneOf('cpu', spec.cpu, CPUS);
+  requireOneOf('load', spec.load, LAB_LOADS);
+  requireOneOf('ram', spec.ram, RAM_KINDS);
+  requireOneOf('emulator', spec.emulator, EMULATORS);
+  requireOneOf('accelerator', spec.accelerator, ACCELERATORS);
+  requireRange('memoryMiB', spec.memoryMiB, MEMORY_MIN, MEMORY_MAX);
+  requireRange('diskMiB', spec.diskMiB, 0, MEMORY_MAX);
+  return spec;
+}
+
+function requireOneOf(field: string, value: unknown, allowed: readonly unknown[]): void {
+  if (!allowed.includes(value)) {
+    throw new PenumbraError('BAD_ARGUMENT', `lab guest: ${field} is one of ${allowed.join(', ')}, not ${String(value)}`);
+  }
+}
+
+function requireRange(field: string, value: number, least: number, most: number): void {
+  if (!Number.isInteger(value) || value < least || value > most) {
+    throw new PenumbraError('BAD_ARGUMENT', `lab guest: ${field} lies between ${least} and ${most}, not ${value}`);
+  }
+}

@@ -1,0 +1,43 @@
+import { stopClasses, type NativeFailure, type StopClass } from '../binding.js';
+import { PenumbraError, type ErrorCode } from '../errors.js';
+import type { Kernel } from '../kernel/kernel.js';
+
+/** A call in a shadow that ended otherwise than by returning. `address` is where the guest's code stood. */
+export class CallError extends PenumbraError {
+  readonly stopClass: StopClass;
+
+  constructor(failure: NativeFailure, stopClass: StopClass, kernel: Kernel) {
+    super(failure.code as ErrorCode, failure.message + place(failure.address, kernel), { address: failure.address });
+    this.stopClass = stopClass;
+  }
+}
+
+export function stopClassOf(index: number): StopClass {
+  return stopClasses[index] ?? 'kernel';
+}
+
+/**
+ * Whether another stop may well end better: always where a lock was held, and where the guest was stopped in the
+ * middle of kernel code, whose half-done work the call may have met. `attempt` counts from 0.
+ */
+export function worthAnotherStop(error: unknown, attempt: number): boolean {
+  if (!(error instanceof PenumbraError)) return false;
+  if (error.code === 'LOCKED') return attempt < 100;
+  const metByChance: readonly ErrorCode[] = [
+    'WOULD_BLOCK',
+    'WATCHDOG',
+    'GUEST_FAULT',
+    'GUEST_BUG',
+    'CORRUPT',
+    'DEVICE_ACCESS',
+  ];
+  if (!metByChance.includes(error.code)) return false;
+  // Another vCPU may have been in the kernel while the one taken was not.
+  const limit = error instanceof CallError && error.stopClass !== 'kernel' ? 3 : 20;
+  return attempt < limit;
+}
+
+function place(address: bigint, kernel: Kernel): string {
+  const symbol = kernel.symbolAt(address);
+  return symbol === undefined ? '' : `, in ${symbol.name}`;
+}

@@ -1,0 +1,223 @@
+import type { NativeLocation, NativeRecipe } from '../binding.js';
+import { PenumbraError } from '../errors.js';
+import type { Kernel } from '../kernel/kernel.js';
+import { stubs } from './stubs.js';
+
+/**
+ * How to build a context in a given kernel, as data for native/shadow: what to borrow, what to patch in the private
+ * copy, where calls must not go. Symbols and members are probed, newest form first; the release in which a form went
+ * away stands beside its fallback.
+ */
+
+const Base = { absolute: 0, perCpu: 1, task: 2 } as const;
+const Source = { constant: 0, task: 1, stackTop: 2, cpu: 3, code: 4, taskField: 5 } as const;
+const TrapKind = { schedule: 0, lock: 1, bug: 2, skip: 3 } as const;
+
+const all = 0xffffffffffffffffn;
+
+// arch/x86/include/asm/thread_info.h: work that a task does on its way to user mode and that a shadow has no use for.
+// NOTIFY_RESUME stays out of `keep` only for what the guest had pending; the calls' own task work sets it again.
+const pendingWork =
+  (1n << 1n) | // TIF_NOTIFY_RESUME
+  (1n << 2n) | // TIF_SIGPENDING
+  (1n << 3n) | // TIF_NEED_RESCHED
+  (1n << 4n) | // TIF_SINGLESTEP
+  (1n << 14n); // TIF_NEED_FPU_LOAD
+// The same word before 5.11 also held what is syscall_work today: SYSCALL_TRACE, SYSCALL_EMU, SYSCALL_AUDIT, SECCOMP,
+// SYSCALL_TRACEPOINT.
+const syscallWork = (1n << 0n) | (1n << 6n) | (1n << 7n) | (1n << 8n) | (1n << 28n);
+
+/** preempt_count of a task that may be preempted and need not be: PREEMPT_NEED_RESCHED is stored inverted. */
+const preemptible = 0x80000000;
+
+const absolute = (offset: bigint): NativeLocation => ({ base: Base.absolute, offset });
+const perCpu = (offset: bigint): NativeLocation => ({ base: Base.perCpu, offset });
+const inTask = (offset: number): NativeLocation => ({ base: Base.task, offset });
+
+export interface Borrowed {
+  task: bigint;
+  pid: number;
+}
+
+/**
+ * @throws PenumbraError NO_SYMBOL, NO_MEMBER, NO_BTF when the kernel lacks something that calls cannot do without
+ */
+export function contextRecipe(kernel: Kernel, perCpuBases: bigint[], borrowed: Borrowed): NativeRecipe {
+  const state = kernel.offsetof('task_struct.__state'); // 5.14
+  const onCpu = kernel.offsetof('task_struct.on_cpu');
+  const version = codeVersion(kernel);
+  const mm = kernel.requireOffset('task_struct.mm');
+  return {
+    levels: kernel.levels,
+    kernelRoot: kernel.root,
+    perCpuBases,
+    currentTask: perCpuMember(kernel, 'current_task', 'pcpu_hot.current_task'),
+    taskPid: kernel.requireOffset('task_struct.pid'),
+    taskMm: mm,
+    taskStack: kernel.requireOffset('task_struct.stack'),
+    taskThreadSp: kernel.requireOffset('task_struct.thread.sp'),
+    taskState: state ?? kernel.requireOffset('task_struct.state'),
+    taskStateWidth: state === undefined ? 8 : 4,
+    ...(onCpu === undefined ? {} : { taskOnCpu: onCpu }),
+    mmPgd: kernel.requireOffset('mm_struct.pgd'),
+    stackSize: 16384,
+    borrowedTask: borrowed.task,
+    borrowedPid: borrowed.pid,
+    syscallDispatch: kernel.requireSymbol('do_syscall_64'),
+    registersFirst: takesRegistersFirst(kernel),
+    syscallTable: kernel.symbol('sys_call_table') ?? 0n,
+    syscallCount: kernel.symbol('sys_call_table') === undefined ? 0 : 512,
+    idt: kernel.symbol('idt_table') ?? 0n,
+    gdtPerCpu: kernel.symbol('gdt_page') ?? 0n,
+    tssPerCpu: kernel.symbol('cpu_tss_rw') ?? 0n,
+    textStart: kernel.requireSymbol('_stext', '_text'),
+    textEnd: kernel.requireSymbol('_etext'),
+    ...(version === undefined ? {} : { codeVersion: version }),
+    sequences: sequences(kernel),
+    code: stubs.clock.bytes,
+    patches: patches(kernel),
+    samples: clockSamples(kernel),
+    traps: traps(kernel),
+  };
+}
+
+/** Per-CPU offset of a variable that 6.2 to 6.14 kept in struct pcpu_hot. */
+function perCpuMember(kernel: Kernel, variable: string, member: string): bigint {
+  const separate = kernel.symbol(variable);
+  if (separate !== undefined) return separate;
+  return kernel.requireSymbol('pcpu_hot') + BigInt(kernel.requireOffset(member));
+}
+
+/** do_syscall_64(regs, nr) since 5.13, (nr, regs) before. */
+function takesRegistersFirst(kernel: Kernel): boolean {
+  const first = kernel.parameters('do_syscall_64')?.[0];
+  if (first === undefined) throw new PenumbraError('NO_MEMBER', "the kernel's BTF does not describe do_syscall_64");
+  return first.kind === 'pointer';
+}
+
+/** The flush counter of the address space through which the kernel patches its own text (alternative.c, text_poke). */
+function codeVersion(kernel: Kernel): NativeLocation | undefined {
+  const pointer = kernel.symbol('text_poke_mm') ?? kernel.symbol('poking_mm'); // renamed in 6.16
+  const generation = kernel.offsetof('mm_struct.context.tlb_gen');
+  if (pointer === undefined || generation === undefined) return undefined;
+  return { base: Base.absolute, offset: pointer, indirectOffset: generation };
+}
+
+function sequences(kernel: Kernel): NativeLocation[] {
+  return ['tk_core', 'rename_lock', 'mount_lock', 'jiffies_seq']
+    .map((name) => kernel.symbol(name))
+    .filter((address) => address !== undefined)
+    .map(absolute);
+}
+
+function patches(kernel: Kernel): NativeRecipe['patches'] {
+  const list: NativeRecipe['patches'] = [];
+  const set = (where: NativeLocation, width: number, source: number, constant: bigint | number, keep = 0n): void => {
+    list.push({ where, width, keep, source, constant });
+  };
+  set(perCpu(perCpuMember(kernel, 'current_task', 'pcpu_hot.current_task')), 8, Source.task, 0);
+  const top = stackTopLocation(kernel);
+  if (top !== undefined) set(top, 8, Source.stackTop, 0);
+  set(perCpu(perCpuMember(kernel, '__preempt_count', 'pcpu_hot.preempt_count')), 4, Source.constant, preemptible);
+  for (const patch of floatingPoint(kernel)) list.push(patch);
+
+  const work = kernel.offsetof('task_struct.thread_info.syscall_work'); // 5.11
+  const cleared = work === undefined ? pendingWork | syscallWork : pendingWork;
+  set(inTask(kernel.requireOffset('task_struct.thread_info.flags')), 8, Source.constant, 0, all & ~cleared);
+  if (work !== undefined) set(inTask(work), 8, Source.constant, 0);
+
+  // An empty path: the kernel then asks nobody to load a module (kernel/kmod.c, __request_module).
+  const modprobe = kernel.symbol('modprobe_path');
+  if (modprobe !== undefined) set(absolute(modprobe), 1, Source.constant, 0);
+
+  const clock = clockReader(kernel);
+  if (clock !== undefined) set(clock, 8, Source.code, stubs.clock.entry);
+  return list;
+}
+
+/** Where the entry code finds the kernel stack: cpu_current_top_of_stack, before 5.16 the TSS's sp1. */
+function stackTopLocation(kernel: Kernel): NativeLocation | undefined {
+  const separate = kernel.symbol('cpu_current_top_of_stack');
+  if (separate !== undefined) return perCpu(separate);
+  const hot = kernel.symbol('pcpu_hot');
+  const member = kernel.offsetof('pcpu_hot.top_of_stack');
+  if (hot !== undefined && member !== undefined) return perCpu(hot + BigInt(member));
+  const tss = kernel.symbol('cpu_tss_rw');
+  const sp1 = kernel.offsetof('tss_struct.x86_tss.sp1');
+  return tss === undefined || sp1 === undefined ? undefined : perCpu(tss + BigInt(sp1));
+}
+
+/** The borrowed task's FPU registers count as loaded on this CPU, and SIMD as in use, so that no call touches them. */
+function floatingPoint(kernel: Kernel): NativeRecipe['patches'] {
+  const list: NativeRecipe['patches'] = [];
+  const owner = kernel.symbol('fpu_fpregs_owner_ctx');
+  const embedded = kernel.offsetof('task_struct.thread.fpu'); // a pointer to the fpu since 6.16
+  const lastCpu = kernel.offsetof('fpu.last_cpu');
+  if (owner !== undefined && embedded !== undefined && lastCpu !== undefined) {
+    const isPointer = kernel.sizeof('task_struct.thread.fpu') === 8;
+    if (isPointer) {
+      const pointer = { base: Base.task, offset: embedded, indirectOffset: lastCpu };
+      list.push({ where: perCpu(owner), width: 8, keep: 0n, source: Source.taskField, constant: embedded });
+      list.push({ where: pointer, width: 4, keep: 0n, source: Source.cpu, constant: 0 });
+    } else {
+      list.push({ where: perCpu(owner), width: 8, keep: 0n, source: Source.task, constant: embedded });
+      list.push({ where: inTask(embedded + lastCpu), width: 4, keep: 0n, source: Source.cpu, constant: 0 });
+    }
+  }
+  const inUse = kernel.symbol('in_kernel_fpu');
+  if (inUse !== undefined) list.push({ where: perCpu(inUse), width: 1, keep: 0n, source: Source.constant, constant: 1 });
+  return list;
+}
+
+/** struct tk_core: a sequence counter padded to 8 bytes, then the timekeeper (kernel/time/timekeeping.c). */
+const timekeeperOffset = 8n;
+
+/** `read` of the clocksource in use: replaced by a stub that gives the guest's last reading. */
+function clockReader(kernel: Kernel): NativeLocation | undefined {
+  const core = kernel.symbol('tk_core');
+  const clock = kernel.offsetof('timekeeper.tkr_mono.clock');
+  const read = kernel.offsetof('clocksource.read');
+  if (core === undefined || clock === undefined || read === undefined) return undefined;
+  return { base: Base.absolute, offset: core + timekeeperOffset + BigInt(clock), indirectOffset: read };
+}
+
+function clockSamples(kernel: Kernel): NativeRecipe['samples'] {
+  const core = kernel.symbol('tk_core');
+  const last = kernel.offsetof('timekeeper.tkr_mono.cycle_last');
+  if (core === undefined || last === undefined) return [];
+  const from = absolute(core + timekeeperOffset + BigInt(last));
+  return [{ from, width: 8, codeOffset: stubs.clock.data }];
+}
+
+function traps(kernel: Kernel): NativeRecipe['traps'] {
+  const list: NativeRecipe['traps'] = [];
+  const add = (kind: number, names: readonly string[], value = 0): void => {
+    for (const name of names) {
+      const address = kernel.symbol(name);
+      if (address !== undefined && !list.some((trap) => trap.address === address)) {
+        list.push({ address, kind, value, name });
+      }
+    }
+  };
+  add(TrapKind.schedule, [kernel.symbol('__schedule') === undefined ? 'schedule' : '__schedule']);
+  add(TrapKind.lock, [
+    'native_queued_spin_lock_slowpath',
+    '__pv_queued_spin_lock_slowpath',
+    'queued_spin_lock_slowpath',
+    'queued_read_lock_slowpath',
+    'queued_write_lock_slowpath',
+    'osq_lock',
+    'mutex_spin_on_owner',
+    'rwsem_spin_on_owner',
+  ]);
+  add(TrapKind.bug, ['panic', 'oops_enter', 'make_task_dead', 'do_exit']);
+  // No other CPU runs in a shadow: nothing to flush or to call there, no grace period to wait for, nobody to wake up.
+  add(TrapKind.skip, [
+    'smp_call_function_many_cond',
+    'smp_call_function_single',
+    'synchronize_rcu',
+    'synchronize_rcu_expedited',
+  ]);
+  add(TrapKind.skip, ['try_to_wake_up'], 1);
+  return list;
+}

@@ -1,0 +1,161 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { NativeGuest, StopClass } from '../binding.js';
+import { PenumbraError } from '../errors.js';
+import type { Kernel } from '../kernel/kernel.js';
+import { type BatchStep, encodeBatch } from './batch.js';
+import { worthAnotherStop } from './failure.js';
+import { type Borrowed, contextRecipe } from './recipe.js';
+import { Shadow } from './shadow.js';
+
+export interface SessionOptions {
+  /** milliseconds that one batch of calls may take */
+  callTimeout?: number;
+  /** instructions that one call may take; 0, the default, sets no limit and is faster */
+  instructionLimit?: number;
+  /** private pages that are kept and refreshed by copy */
+  keepPages?: number;
+  signal?: AbortSignal;
+}
+
+/** Counts since the session began. A stop is retried when its moment turns out to be unusable. */
+export interface SessionCounts {
+  stops: number;
+  retries: number;
+  byClass: Record<StopClass, number>;
+  retriesByCode: Record<string, number>;
+  /** milliseconds for which the guest stood still, the last time and in all */
+  lastStandstill: number;
+  totalStandstill: number;
+}
+
+const stopTimeout = 10_000;
+
+/**
+ * The engine, its private memory and its translations for one guest, kept from shadow to shadow.
+ */
+export class ShadowSession {
+  readonly #native: NativeGuest;
+  readonly #kernel: Kernel;
+  #busy: Promise<unknown> = Promise.resolve();
+  readonly counts: SessionCounts = {
+    stops: 0,
+    retries: 0,
+    byClass: { user: 0, idle: 0, kernel: 0 },
+    retriesByCode: {},
+    lastStandstill: 0,
+    totalStandstill: 0,
+  };
+
+  private constructor(native: NativeGuest, kernel: Kernel) {
+    this.#native = native;
+    this.#kernel = kernel;
+  }
+
+  /**
+   * @param scratchGpa guest-physical address above all RAM
+   * @throws PenumbraError NO_SYMBOL, NO_MEMBER, NO_BTF, ENGINE
+   */
+  static async open(
+    native: NativeGuest,
+    kernel: Kernel,
+    perCpuBases: bigint[],
+    borrowed: Borrowed,
+    scratchGpa: bigint,
+    options: SessionOptions = {},
+  ): Promise<ShadowSession> {
+    const session = new ShadowSession(native, kernel);
+    await native.createShadow(contextRecipe(kernel, perCpuBases, borrowed), scratchGpa);
+    await session.configure(options);
+    return session;
+  }
+
+  async configure(options: SessionOptions): Promise<void> {
+    await this.#native.setOptions({
+      instructionLimit: options.instructionLimit ?? 0,
+      timeLimitNs: (options.callTimeout ?? 2000) * 1e6,
+      keepPages: options.keepPages ?? 1024,
+    });
+  }
+
+  /** From now on calls have the credentials, root and namespaces of this task. */
+  async borrow(borrowed: Borrowed): Promise<void> {
+    await this.#native.borrow(borrowed.task, borrowed.pid);
+  }
+
+  /**
+   * Stops the guest, runs `job` in a shadow of that instant and lets the guest run on, whatever happens. `job` may run
+   * several times, each time in a new shadow, until it meets a moment in which it can be answered.
+   */
+  async use<Answer>(job: (shadow: Shadow) => Promise<Answer>, signal?: AbortSignal): Promise<Answer> {
+    const turn = this.#busy.then(
+      () => this.#retry(job, signal),
+      () => this.#retry(job, signal),
+    );
+    this.#busy = turn.catch(() => undefined);
+    return turn;
+  }
+
+  /**
+   * A shadow that stays open until it is disposed of; the guest stands still meanwhile.
+   */
+  async open(): Promise<Shadow & AsyncDisposable> {
+    let finish: () => void = () => undefined;
+    const finished = new Promise<void>((resolve) => {
+      finish = resolve;
+    });
+    return new Promise((resolve, reject) => {
+      const turn = this.use(async (shadow) => {
+        const dispose = async (): Promise<void> => {
+          finish();
+          await turn;
+        };
+        resolve(Object.assign(shadow, { [Symbol.asyncDispose]: dispose }));
+        await finished;
+      });
+      turn.catch(reject);
+    });
+  }
+
+  /** Runs steps over the running guest so that their code is translated before the guest is stopped for them. */
+  async rehearse(steps: readonly BatchStep[]): Promise<void> {
+    await this.#native.rehearse(encodeBatch(steps));
+  }
+
+  async statistics(): Promise<{ engine: string; calls: number; privatePages: number }> {
+    return this.#native.statistics();
+  }
+
+  async #retry<Answer>(job: (shadow: Shadow) => Promise<Answer>, signal: AbortSignal | undefined): Promise<Answer> {
+    for (let attempt = 0; ; attempt += 1) {
+      signal?.throwIfAborted();
+      try {
+        return await this.#once(job);
+      } catch (error) {
+        if (!worthAnotherStop(error, attempt)) throw error;
+        this.#countRetry(error as PenumbraError);
+        // Long enough for the guest to leave what it was doing.
+        await sleep(1 + Math.min(attempt, 20));
+      }
+    }
+  }
+
+  async #once<Answer>(job: (shadow: Shadow) => Promise<Answer>): Promise<Answer> {
+    this.counts.stops += 1;
+    let shadow: Shadow | undefined;
+    try {
+      const report = await this.#native.enter(stopTimeout);
+      shadow = new Shadow(this.#native, this.#kernel, report);
+      this.counts.byClass[shadow.stopClass] += 1;
+      return await job(shadow);
+    } finally {
+      shadow?.close();
+      this.counts.lastStandstill = (await this.#native.leave()) / 1e6;
+      this.counts.totalStandstill += this.counts.lastStandstill;
+    }
+  }
+
+  #countRetry(error: PenumbraError): void {
+    this.counts.retries += 1;
+    this.counts.retriesByCode[error.code] = (this.counts.retriesByCode[error.code] ?? 0) + 1;
+  }
+}
