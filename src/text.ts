@@ -98,8 +98,8 @@ export function decodeUtf8(bytes: Uint8Array): string | undefined {
   }
 }
 
-/** A bigint as JSON holds it without loss. */
-function jsonBigint(value: bigint): number | string {
+/** A bigint as JSON holds it without loss: a number, or a decimal string beyond 2^53. */
+export function jsonBigint(value: bigint): number | string {
   const number = Number(value);
   return Number.isSafeInteger(number) ? number : value.toString();
 }

@@ -79,13 +79,13 @@ void GdbStub::Handshake(bool found_running, Deadline deadline) {
 void GdbStub::Interrupt(Deadline deadline) {
   SendInterrupt(PacketStream::Frame(kFence), 1, deadline);
   AwaitStop(deadline);
-  if (const std::string reply = *std::exchange(first_reply_, std::nullopt); reply != "OK") {
+  if (const std::string reply = NextReply(deadline); reply != "OK") {
     throw Unexpected(kFence, reply);
   }
 }
 
 void GdbStub::InterruptAndRequestRegisters(Deadline deadline) {
-  SendInterrupt(RegisterRequest(), threads_.size() * 2, deadline);
+  SendInterrupt(register_request_, register_packets_, deadline);
   registers_requested_ = true;
 }
 
@@ -104,7 +104,7 @@ void GdbStub::RequestRegisters(Deadline deadline) {
   if (registers_requested_) return;
   DiscardPending();
   stop_seen_ = false;
-  Request(RegisterRequest(), threads_.size() * 2, deadline);
+  Request(register_request_, register_packets_, deadline);
   registers_requested_ = true;
 }
 
@@ -114,11 +114,12 @@ std::vector<VcpuState> GdbStub::ReceiveRegisters(Deadline deadline) {
   std::vector<VcpuState> states;
   states.reserve(threads_.size());
   for (size_t vcpu = 0; vcpu < threads_.size(); vcpu++) {
-    const auto proof = std::exchange(first_reply_, std::nullopt);
-    if (const std::string selected = proof ? *proof : AwaitReply(deadline); selected != "OK") {
-      throw Unexpected("the selection of vCPU " + std::to_string(vcpu), selected);
+    if (threads_.size() > 1) {
+      if (const std::string selected = NextReply(deadline); selected != "OK") {
+        throw Unexpected("the selection of vCPU " + std::to_string(vcpu), selected);
+      }
     }
-    const std::string registers = AwaitReply(deadline);
+    const std::string registers = NextReply(deadline);
     if (registers.empty() || registers[0] == 'E') throw Unexpected("the request for registers", registers);
     states.push_back(layout_->Decode(registers));
   }
@@ -160,6 +161,12 @@ void GdbStub::Request(std::string_view packets, uint64_t count, Deadline deadlin
   stream_.Send(packets, deadline);
   sent_ += count;
   replies_due_ += count;
+}
+
+// The reply that proved the stop, where nobody looked at it yet, otherwise what AwaitReply gives.
+std::string GdbStub::NextReply(Deadline deadline) {
+  if (auto proof = std::exchange(first_reply_, std::nullopt)) return *std::move(proof);
+  return AwaitReply(deadline);
 }
 
 // The next packet that is not a stop reply.
@@ -209,6 +216,7 @@ void GdbStub::LearnThreads(std::string reply, Deadline deadline) {
   }
   if (reply != "l" || threads_.empty()) throw Unexpected("the request for vCPUs", reply);
   std::sort(threads_.begin(), threads_.end());
+  ComposeRegisterRequest();
 }
 
 void GdbStub::LearnRegisters(const std::string& target_description, Deadline deadline) {
@@ -233,13 +241,14 @@ std::string GdbStub::ReadFeature(const std::string& annex, size_t offset, Deadli
   return reply.substr(1);
 }
 
-std::string GdbStub::RegisterRequest() const {
-  std::string request;
+// An only vCPU is always the selected one; a packet less is a wake-up less on both sides.
+void GdbStub::ComposeRegisterRequest() {
+  register_request_.clear();
   for (const uint64_t thread : threads_) {
-    request += PacketStream::Frame("Hg" + Hex(thread));
-    request += PacketStream::Frame("g");
+    if (threads_.size() > 1) register_request_ += PacketStream::Frame("Hg" + Hex(thread));
+    register_request_ += PacketStream::Frame("g");
   }
-  return request;
+  register_packets_ = threads_.size() > 1 ? threads_.size() * 2 : 1;
 }
 
 void GdbStub::Observe(bool standing) const {

@@ -15,7 +15,8 @@
 namespace penumbra {
 
 /// Speaks with the stub over one end of a socketpair. It never writes to the guest: the packets it sends are
-/// `qSupported qXfer:features qfThreadInfo qsThreadInfo Hg g c` and the interrupt byte.
+/// `qSupported qXfer:features qfThreadInfo qsThreadInfo Hg g c` and
+/// the interrupt byte.
 ///
 /// Every method may throw Error("GUEST_GONE") when QEMU ended or the guest shut down, "TIMEOUT" when `deadline` passed,
 /// "STUB" on an answer that does not fit. After an error the stream must not be used for anything but Abandon.
@@ -68,12 +69,13 @@ class GdbStub {
 
   void Request(std::string_view packets, uint64_t count, Deadline deadline);
   std::string AwaitReply(Deadline deadline);
+  std::string NextReply(Deadline deadline);
   void NoteStop(std::string_view packet);
   void DiscardPending();
   void LearnRegisters(const std::string& target_description, Deadline deadline);
   std::string ReadFeature(const std::string& annex, size_t offset, Deadline deadline, bool& more);
   void LearnThreads(std::string reply, Deadline deadline);
-  std::string RegisterRequest() const;
+  void ComposeRegisterRequest();
   void Observe(bool standing) const;
   void SendInterrupt(const std::string& packets, uint64_t count, Deadline deadline);
 
@@ -81,6 +83,8 @@ class GdbStub {
   StandingObserver observer_;
   std::optional<RegisterLayout> layout_;
   std::vector<uint64_t> threads_;  // ascending, so in the order of QEMU's cpu_index
+  std::string register_request_;   // the packets that ask for every vCPU's registers
+  uint64_t register_packets_ = 0;
   State state_ = State::kRunning;
   uint64_t sent_ = 0;         // packets, each of which QEMU acknowledges
   uint64_t replies_due_ = 0;  // to requests sent and not yet answered

@@ -1,5 +1,6 @@
 #include "memory/guest_ram.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -16,11 +17,14 @@ void CloseAll(const std::vector<RamDescriptor>& descriptors) {
 
 }  // namespace
 
-GuestRam::GuestRam(std::vector<RamDescriptor> descriptors) : descriptors_(std::move(descriptors)) {
+GuestRam::GuestRam(std::vector<RamDescriptor> descriptors) {
   try {
-    for (const RamDescriptor& descriptor : descriptors_) {
+    for (RamDescriptor descriptor : descriptors) {
       mappings_.emplace_back(Mapping::Kind::kSharedReadOnly, descriptor.fd, descriptor.offset, descriptor.size);
       table_.Add({descriptor.gpa, descriptor.size, mappings_.back().data()});
+      descriptor.fd = fcntl(descriptor.fd, F_DUPFD_CLOEXEC, 0);
+      if (descriptor.fd < 0) throw SystemError("ENGINE", "cannot keep the RAM file open");
+      descriptors_.push_back(descriptor);
     }
   } catch (...) {
     CloseAll(descriptors_);

@@ -10,7 +10,7 @@
 
 namespace penumbra {
 
-/// Where a piece of guest-physical memory is kept: `fd` is owned by the GuestRam that it is given to.
+/// Where a piece of guest-physical memory is kept.
 struct RamDescriptor {
   uint64_t gpa;
   uint64_t size;
@@ -18,10 +18,10 @@ struct RamDescriptor {
   uint64_t offset;
 };
 
-/// Shared read-only mappings of all RAM regions. Owns the descriptors' fds.
+/// Shared read-only mappings of all RAM regions. Keeps duplicates of the descriptors' fds.
 class GuestRam {
  public:
-  /// Takes over every fd, on failure too. Throws Error BAD_ARGUMENT, PERMISSION, ENGINE.
+  /// Throws Error BAD_ARGUMENT, PERMISSION, ENGINE.
   explicit GuestRam(std::vector<RamDescriptor> descriptors);
   ~GuestRam();
   GuestRam(const GuestRam&) = delete;

@@ -1,4 +1,4 @@
-import { lstatSync, mkdirSync } from 'node:fs';
+import { existsSync, lstatSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { addon } from '../binding.js';
 import { PenumbraError } from '../errors.js';
@@ -32,11 +32,11 @@ function busy(qemu: QemuProcess, holder: string): PenumbraError {
   return new PenumbraError('BUSY', `guest ${guestName(qemu)} is in use by ${who}: wait for it or end it`);
 }
 
-/** $XDG_RUNTIME_DIR is of this user alone and vanishes with the session; /run is root's; otherwise a folder in /tmp. */
+/** Root has one folder whatever its environment says; others their runtime directory, or one of their own in /tmp. */
 function lockFolder(): string {
   const uid = process.geteuid?.() ?? 0;
   const runtime = process.env['XDG_RUNTIME_DIR'];
-  const folder = runtime ? join(runtime, 'penumbra') : uid === 0 ? '/run/penumbra' : `/tmp/penumbra-${uid}`;
+  const folder = uid === 0 ? '/run/penumbra' : runtime && existsSync(runtime) ? join(runtime, 'penumbra') : `/tmp/penumbra-${uid}`;
   try {
     mkdirSync(folder, { recursive: true, mode: 0o700 });
   } catch (cause) {

@@ -16,6 +16,8 @@ const STRINGS_LIMIT = 32 << 20;
 const NAME_LIMIT = 512;
 /** Elf64_Sym: name, info, other, section, value, size */
 const ELF_SYMBOL_SIZE = 24;
+/** struct kernel_symbol has 12 */
+const EXPORT_SIZE_LIMIT = 64;
 const PAGE = 4096n;
 
 /**
@@ -32,6 +34,7 @@ export function moduleSymbols(kernel: Kernel, module: Module): ModuleSymbol[] {
   const types = kernel.virtual.read(typetab, count);
   const nameAt = (i: number) => symbols.readUInt32LE(i * ELF_SYMBOL_SIZE);
   const strings = readStrings(kernel, module, strtab, lastName(count, nameAt));
+  const exported = exportedAddresses(kernel, module);
 
   const found: ModuleSymbol[] = [];
   for (let i = 0; i < count; i++) {
@@ -41,10 +44,13 @@ export function moduleSymbols(kernel: Kernel, module: Module): ModuleSymbol[] {
       throw corrupt(module, `the name of symbol ${i} lies outside its string table`);
     }
     if (end === start) continue;
+    const address = symbols.readBigUInt64LE(i * ELF_SYMBOL_SIZE + 8);
+    const type = String.fromCharCode(types[i]!);
     found.push({
       name: strings.toString('latin1', start, end),
-      type: String.fromCharCode(types[i]!),
-      address: symbols.readBigUInt64LE(i * ELF_SYMBOL_SIZE + 8),
+      // kernel/kallsyms.c, s_show(): exported ones are labelled global
+      type: exported.has(address) ? type.toUpperCase() : type.toLowerCase(),
+      address,
     });
   }
   return found;
@@ -72,16 +78,39 @@ function symbolTables(kernel: Kernel, module: Module): SymbolTables | undefined 
   if (pointer === undefined) return undefined;
   const at = kernel.virtual.read(module.address + BigInt(pointer), 8).readBigUInt64LE();
   if (at === 0n) return undefined;
-  const bytes = kernel.virtual.read(at, kernel.requireSize('mod_kallsyms'));
-  const member = (name: string) => kernel.requireOffset(`mod_kallsyms.${name}`);
-  const count = bytes.readUInt32LE(member('num_symtab'));
+  const member = (name: string, size: number) =>
+    kernel.virtual.read(at + BigInt(kernel.requireOffset(`mod_kallsyms.${name}`)), size);
+  const count = member('num_symtab', 4).readUInt32LE();
   if (count > SYMBOL_LIMIT) throw corrupt(module, `${count} symbols`);
   return {
     count,
-    symtab: bytes.readBigUInt64LE(member('symtab')),
-    strtab: bytes.readBigUInt64LE(member('strtab')),
-    typetab: bytes.readBigUInt64LE(member('typetab')),
+    symtab: member('symtab', 8).readBigUInt64LE(),
+    strtab: member('strtab', 8).readBigUInt64LE(),
+    typetab: member('typetab', 8).readBigUInt64LE(),
   };
+}
+
+/** What a module offers to others: struct kernel_symbol holds its address relative to itself, include/linux/export.h. */
+function exportedAddresses(kernel: Kernel, module: Module): Set<bigint> {
+  const found = new Set<bigint>();
+  const size = kernel.sizeof('kernel_symbol');
+  if (size === undefined) return found;
+  if (size > EXPORT_SIZE_LIMIT) throw corrupt(module, `struct kernel_symbol of ${size} bytes`);
+  const valueAt = kernel.requireOffset('kernel_symbol.value_offset');
+  for (const list of ['syms', 'gpl_syms']) {
+    const pointer = kernel.offsetof(`module.${list}`);
+    if (pointer === undefined) continue;
+    const counter = kernel.requireOffset(`module.num_${list}`);
+    const count = kernel.virtual.read(module.address + BigInt(counter), 4).readUInt32LE();
+    if (count > SYMBOL_LIMIT) throw corrupt(module, `${count} exported symbols`);
+    const at = kernel.virtual.read(module.address + BigInt(pointer), 8).readBigUInt64LE();
+    const entries = kernel.virtual.read(at, count * size);
+    for (let i = 0; i < count; i++) {
+      const offset = i * size + valueAt;
+      found.add(BigInt.asUintN(64, at + BigInt(offset + entries.readInt32LE(offset))));
+    }
+  }
+  return found;
 }
 
 function lastName(count: number, nameAt: (i: number) => number): number {

@@ -20,6 +20,10 @@ export interface Module {
 
 const MODULE_LIMIT = 4096;
 const USER_LIMIT = 4096;
+/** enum mod_mem_type has 7 */
+const PARTS_LIMIT = 64;
+/** MODULE_NAME_LEN is 56 */
+const NAME_LIMIT = 512;
 /** include/linux/module.h, enum module_state; modules that are still unformed are not shown */
 const STATES = ['Live', 'Loading', 'Unloading', undefined] as const;
 /** kernel/module: a loaded module counts as one use */
@@ -46,7 +50,8 @@ function readModule(kernel: Kernel, address: bigint): Module | undefined {
 }
 
 function nameOf(kernel: Kernel, module: bigint): Buffer {
-  const bytes = kernel.virtual.read(module + BigInt(kernel.requireOffset('module.name')), kernel.requireSize('module.name'));
+  const length = Math.min(kernel.requireSize('module.name'), NAME_LIMIT);
+  const bytes = kernel.virtual.read(module + BigInt(kernel.requireOffset('module.name')), length);
   const end = bytes.indexOf(0);
   if (end < 0) throw corrupt('its name has no end', module);
   return bytes.subarray(0, end);
@@ -62,6 +67,7 @@ function layoutOf(kernel: Kernel, module: bigint): { base: bigint; size: number 
     return { base: bytes('module.core_layout.base', 8).readBigUInt64LE(), size: sizes[0]! + sizes[1]! };
   }
   const parts = Math.round(all / kernel.requireSize('module_memory'));
+  if (parts > PARTS_LIMIT) throw corrupt(`${parts} parts`, module);
   let size = 0;
   for (let part = 0; part < parts; part++) size += bytes(`module.mem[${part}].size`, 4).readUInt32LE();
   return { base: bytes('module.mem[0].base', 8).readBigUInt64LE(), size };

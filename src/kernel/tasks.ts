@@ -38,10 +38,14 @@ export interface Task {
   cred: bigint;
 }
 
+type Credentials = Pick<Task, 'uid' | 'euid' | 'gid' | 'egid'>;
+
 /** Tasks walked at most; a forged list must not cost minutes. */
 const TASK_LIMIT = 1 << 18;
 const PF_KTHREAD = 0x00200000;
 const COMM_LENGTH = 16;
+/** A task_struct has about 10 KB. */
+const SIZE_LIMIT = 1 << 18;
 
 /** Where the members of a task_struct lie, newest form first. Everything is asked once, so one read gives a task. */
 function taskLayout(kernel: Kernel) {
@@ -70,7 +74,9 @@ function taskLayout(kernel: Kernel) {
   };
   const offsets = Object.values(layout).filter((offset) => offset !== undefined);
   const from = Math.min(...offsets);
-  return { ...layout, from, length: Math.max(...offsets) + COMM_LENGTH - from };
+  const length = Math.max(...offsets) + COMM_LENGTH - from;
+  if (length > SIZE_LIMIT) throw new PenumbraError('CORRUPT', `BTF: a task_struct of ${length} bytes`);
+  return { ...layout, from, length };
 }
 
 /**
@@ -79,6 +85,7 @@ function taskLayout(kernel: Kernel) {
 export class Tasks {
   readonly #layout: ReturnType<typeof taskLayout>;
   readonly #parents = new Map<bigint, number>();
+  readonly #credentials = new Map<bigint, Credentials>();
 
   /** @throws PenumbraError NO_BTF, NO_MEMBER */
   constructor(private readonly kernel: Kernel) {
@@ -88,20 +95,20 @@ export class Tasks {
   /** Thread group leaders in the order of their creation, without the idle tasks. @throws PenumbraError CORRUPT, NOT_MAPPED */
   processes(): Task[] {
     return steadily(() => {
-      this.#parents.clear();
-      return this.#leaders().map((address) => this.read(address));
+      this.#forget();
+      return this.#leaders().map((address) => this.#read(address));
     });
   }
 
   /** All threads of all processes, leaders included. @throws PenumbraError CORRUPT, NOT_MAPPED */
   threads(): Task[] {
     return steadily(() => {
-      this.#parents.clear();
+      this.#forget();
       const found: Task[] = [];
       for (const leader of this.#leaders()) {
         for (const thread of this.#threadsOf(leader)) {
           if (found.length === TASK_LIMIT) throw corrupt(`more than ${TASK_LIMIT} threads`, thread);
-          found.push(this.read(thread));
+          found.push(this.#read(thread));
         }
       }
       return found;
@@ -113,8 +120,13 @@ export class Tasks {
     return this.processes().find((t) => t.pid === pid) ?? this.threads().find((t) => t.pid === pid);
   }
 
-  /** @param address of a task_struct. @throws PenumbraError NOT_MAPPED, CORRUPT */
-  read(address: bigint): Task {
+  /** The task at an address, for instance a CPU's current one. @throws PenumbraError NOT_MAPPED */
+  at(address: bigint): Task {
+    this.#forget();
+    return this.#read(address);
+  }
+
+  #read(address: bigint): Task {
     const { from, length, ...at } = this.#layout;
     const bytes = this.kernel.virtual.read(address + BigInt(from), length);
     const u32 = (offset: number) => bytes.readUInt32LE(offset - from);
@@ -132,7 +144,7 @@ export class Tasks {
       state: stateLetter(u32(at.state), u32(at.exitState)),
       flags,
       isKernelThread: (flags & PF_KTHREAD) !== 0,
-      ...this.#credentials(cred),
+      ...this.#credentialsAt(cred),
       startTime: u64(at.startTime),
       mm: u64(at.mm),
       stack: u64(at.stack),
@@ -161,17 +173,30 @@ export class Tasks {
   #processIdOf(task: bigint): number {
     let tgid = this.#parents.get(task);
     if (tgid === undefined) {
-      tgid = this.kernel.virtual.read(task + BigInt(this.#layout.tgid), 4).readUInt32LE();
+      tgid = this.#number(task, 'task_struct.tgid');
       this.#parents.set(task, tgid);
     }
     return tgid;
   }
 
-  #credentials(cred: bigint): Pick<Task, 'uid' | 'euid' | 'gid' | 'egid'> {
-    const at = (member: string) => this.kernel.requireOffset(`cred.${member}`);
-    const bytes = this.kernel.virtual.read(cred + BigInt(at('uid')), at('egid') + 4 - at('uid'));
-    const id = (member: string) => bytes.readUInt32LE(at(member) - at('uid'));
-    return { uid: id('uid'), euid: id('euid'), gid: id('gid'), egid: id('egid') };
+  #credentialsAt(cred: bigint): Credentials {
+    let ids = this.#credentials.get(cred);
+    if (ids === undefined) {
+      const id = (member: string) => this.#number(cred, `cred.${member}`);
+      ids = { uid: id('uid'), euid: id('euid'), gid: id('gid'), egid: id('egid') };
+      this.#credentials.set(cred, ids);
+    }
+    return ids;
+  }
+
+  #number(address: bigint, member: string): number {
+    return this.kernel.virtual.read(address + BigInt(this.kernel.requireOffset(member)), 4).readUInt32LE();
+  }
+
+  /** What was read of other structures holds for one walk only. */
+  #forget(): void {
+    this.#parents.clear();
+    this.#credentials.clear();
   }
 }
 

@@ -12,7 +12,7 @@ export interface CommandResult {
 
 /** The header of an answer: see src/lab/userland/etc/lab/serve. */
 const HEADER_START = '\x01lab ';
-const HEADER = /^\x01lab (\w+) (\d+) (\d+) (\d+)\n/;
+const HEADER = /^lab (\w+) (\d+) (\d+) (\d+)\n/;
 const LONGEST_HEADER = 80;
 const READY = 'ready';
 
@@ -117,10 +117,10 @@ export class LabConsole {
   #nextAnswer(): { id: string; result: CommandResult } | undefined {
     const start = this.#received.indexOf(HEADER_START);
     if (start < 0) return undefined;
-    const header = HEADER.exec(this.#received.toString('latin1', start, start + LONGEST_HEADER));
+    const header = HEADER.exec(this.#received.toString('latin1', start + 1, start + LONGEST_HEADER));
     if (header === null) return undefined;
     const [status, output, errors] = header.slice(2).map(Number) as [number, number, number];
-    const body = start + header[0].length;
+    const body = start + 1 + header[0].length;
     if (this.#received.length < body + output + errors) return undefined;
     const stdout = Buffer.from(this.#received.subarray(body, body + output));
     const stderr = Buffer.from(this.#received.subarray(body + output, body + output + errors));

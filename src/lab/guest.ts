@@ -7,7 +7,7 @@ import { findKernel, type LabKernel } from './artefacts.js';
 import { type CommandResult, LabConsole } from './console.js';
 import { labInitrd } from './initrd.js';
 import { connectConsole, launch } from './launch.js';
-import { endWithThisProcess, release } from './lifetime.js';
+import { endWithThisProcess, FOLDER_PREFIX, guestFolders, MEMORY_FOLDER, release } from './lifetime.js';
 import { endProcess, isAlive, type ProcessIdentity, signal } from './process.js';
 import { type GuestFiles, guestFiles, qemuCommand } from './qemu.js';
 import { completeSpec, type LabSpec } from './spec.js';
@@ -56,7 +56,8 @@ export class LabGuest implements AsyncDisposable {
   static async start(wanted: Partial<LabSpec> = {}, options: StartOptions = {}): Promise<LabGuest> {
     const spec = completeSpec(wanted);
     const kernel = await findKernel(spec.kernel);
-    const folder = options.folder ?? (await mkdtemp(join(folderBase(spec), 'penumbra-lab-')));
+    await sweep();
+    const folder = options.folder ?? (await mkdtemp(join(folderBase(spec), FOLDER_PREFIX)));
     try {
       await prepare(spec, kernel, guestFiles(folder));
       const guest = await LabGuest.#launch(spec, kernel, folder, options.outlive === true);
@@ -175,7 +176,15 @@ export class LabGuest implements AsyncDisposable {
 
 /** A RAM file belongs into memory, not on a disk that would be kept busy writing it back. */
 function folderBase(spec: LabSpec): string {
-  return spec.ram === 'file' && existsSync('/dev/shm') ? '/dev/shm' : tmpdir();
+  return spec.ram === 'file' && existsSync(MEMORY_FOLDER) ? MEMORY_FOLDER : tmpdir();
+}
+
+/** Removes what guests of killed processes left behind. */
+async function sweep(): Promise<void> {
+  for (const folder of await guestFolders()) {
+    const guest = await LabGuest.open(folder);
+    if (guest?.isRunning === false) await guest.stop();
+  }
 }
 
 async function prepare(spec: LabSpec, kernel: LabKernel, files: GuestFiles): Promise<void> {

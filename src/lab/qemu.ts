@@ -1,4 +1,4 @@
-import { join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { emulatorMajor, findEmulator, type LabKernel } from './artefacts.js';
 import type { LabSpec } from './spec.js';
 
@@ -42,13 +42,14 @@ export function guestFiles(folder: string): GuestFiles {
   };
 }
 
-/** The command line for a guest, without a network and without any device it does not need. */
+/** The command line for a guest, named like its folder, without a network and without any device it does not need. */
 export async function qemuCommand(spec: LabSpec, kernel: LabKernel, files: GuestFiles): Promise<QemuCommand> {
   const program = findEmulator(spec.emulator);
   const major = await emulatorMajor(program);
   return {
     program,
     arguments: [
+      ...['-name', basename(dirname(files.qmp))],
       ...['-nodefaults', '-no-user-config', '-no-reboot', '-display', 'none'],
       ...['-accel', spec.accelerator, '-cpu', cpuModel(spec, major), '-smp', String(spec.vcpus)],
       ...['-m', String(spec.memoryMiB), '-object', memoryBackend(spec, files), '-machine', 'pc,memory-backend=ram'],

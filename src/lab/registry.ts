@@ -79,7 +79,7 @@ async function folderOf(name: string): Promise<string> {
 /** Under /tmp anyone could have put a folder of this name there first: it must be ours, and ours alone. */
 async function registryFolder(): Promise<string> {
   const { uid } = userInfo();
-  const runtime = process.env['XDG_RUNTIME_DIR'];
+  const runtime = process.env.XDG_RUNTIME_DIR;
   const own = runtime ? join(runtime, 'penumbra') : `/tmp/penumbra-${uid}`;
   await mkdir(own, { recursive: true, mode: 0o700 });
   const status = await lstat(own);

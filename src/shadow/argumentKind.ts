@@ -48,7 +48,7 @@ export type ArgumentKind =
 export interface SyscallParameter {
   name: string;
   kind: ArgumentKind;
-  /** Value when the caller gives none; for a buffer 0n means NULL. Undefined: see `SyscallParameter` users in marshal.ts. */
+  /** Value when the caller gives none; for a buffer 0n means NULL. Undefined: it must be given, but for written buffers and their lengths. */
   fallback: bigint | undefined;
 }
 
@@ -73,7 +73,7 @@ export function parseParameter(text: string): SyscallParameter {
   };
 }
 
-/** An index of the type as text, as the profile writes it: for messages. */
+/** A kind as the profile writes it, without its length: for messages. */
 export function kindText(kind: ArgumentKind): string {
   switch (kind.form) {
     case 'value':

@@ -1,6 +1,7 @@
 import type { NativeLocation, NativeRecipe } from '../binding.js';
 import { PenumbraError } from '../errors.js';
 import type { Kernel } from '../kernel/kernel.js';
+import { currentVariables } from '../kernel/perCpu.js';
 import { stubs } from './stubs.js';
 
 /**
@@ -51,7 +52,7 @@ export function contextRecipe(kernel: Kernel, perCpuBases: bigint[], borrowed: B
     levels: kernel.levels,
     kernelRoot: kernel.root,
     perCpuBases,
-    currentTask: perCpuMember(kernel, 'current_task', 'pcpu_hot.current_task'),
+    currentTask: currentVariables(kernel).currentTask,
     taskPid: kernel.requireOffset('task_struct.pid'),
     taskMm: mm,
     taskStack: kernel.requireOffset('task_struct.stack'),
@@ -81,18 +82,27 @@ export function contextRecipe(kernel: Kernel, perCpuBases: bigint[], borrowed: B
   };
 }
 
-/** Per-CPU offset of a variable that 6.2 to 6.14 kept in struct pcpu_hot. */
-function perCpuMember(kernel: Kernel, variable: string, member: string): bigint {
-  const separate = kernel.symbol(variable);
-  if (separate !== undefined) return separate;
-  return kernel.requireSymbol('pcpu_hot') + BigInt(kernel.requireOffset(member));
-}
-
 /** do_syscall_64(regs, nr) since 5.13, (nr, regs) before. */
 function takesRegistersFirst(kernel: Kernel): boolean {
   const first = kernel.parameters('do_syscall_64')?.[0];
-  if (first === undefined) throw new PenumbraError('NO_MEMBER', "the kernel's BTF does not describe do_syscall_64");
-  return first.kind === 'pointer';
+  return first === undefined ? entryPassesRegistersFirst(kernel) : first.kind === 'pointer';
+}
+
+/**
+ * Where BTF leaves the function out (5.10) the entry code tells: it passes the registers as `mov %rsp,%rdi` or as
+ * `mov %rsp,%rsi`, next to its call (arch/x86/entry/entry_64.S).
+ */
+function entryPassesRegistersFirst(kernel: Kernel): boolean {
+  const entry = kernel.requireSymbol('entry_SYSCALL_64');
+  const target = kernel.requireSymbol('do_syscall_64');
+  const code = kernel.virtual.read(entry, 512);
+  for (let at = code.indexOf(0xe8); at >= 0 && at + 5 <= code.length; at = code.indexOf(0xe8, at + 1)) {
+    if (entry + BigInt(at + 5 + code.readInt32LE(at + 1)) !== target) continue;
+    const before = code.subarray(Math.max(0, at - 16), at);
+    if (before.includes(Buffer.from([0x48, 0x89, 0xe7]))) return true;
+    if (before.includes(Buffer.from([0x48, 0x89, 0xe6]))) return false;
+  }
+  throw new PenumbraError('NO_MEMBER', "neither BTF nor the entry code tells do_syscall_64's arguments");
 }
 
 /** The flush counter of the address space through which the kernel patches its own text (alternative.c, text_poke). */
@@ -115,10 +125,10 @@ function patches(kernel: Kernel): NativeRecipe['patches'] {
   const set = (where: NativeLocation, width: number, source: number, constant: bigint | number, keep = 0n): void => {
     list.push({ where, width, keep, source, constant });
   };
-  set(perCpu(perCpuMember(kernel, 'current_task', 'pcpu_hot.current_task')), 8, Source.task, 0);
-  const top = stackTopLocation(kernel);
-  if (top !== undefined) set(top, 8, Source.stackTop, 0);
-  set(perCpu(perCpuMember(kernel, '__preempt_count', 'pcpu_hot.preempt_count')), 4, Source.constant, preemptible);
+  const current = currentVariables(kernel);
+  set(perCpu(current.currentTask), 8, Source.task, 0);
+  set(perCpu(current.topOfStack), 8, Source.stackTop, 0);
+  set(perCpu(current.preemptCount), 4, Source.constant, preemptible);
   for (const patch of floatingPoint(kernel)) list.push(patch);
 
   const work = kernel.offsetof('task_struct.thread_info.syscall_work'); // 5.11
@@ -133,18 +143,6 @@ function patches(kernel: Kernel): NativeRecipe['patches'] {
   const clock = clockReader(kernel);
   if (clock !== undefined) set(clock, 8, Source.code, stubs.clock.entry);
   return list;
-}
-
-/** Where the entry code finds the kernel stack: cpu_current_top_of_stack, before 5.16 the TSS's sp1. */
-function stackTopLocation(kernel: Kernel): NativeLocation | undefined {
-  const separate = kernel.symbol('cpu_current_top_of_stack');
-  if (separate !== undefined) return perCpu(separate);
-  const hot = kernel.symbol('pcpu_hot');
-  const member = kernel.offsetof('pcpu_hot.top_of_stack');
-  if (hot !== undefined && member !== undefined) return perCpu(hot + BigInt(member));
-  const tss = kernel.symbol('cpu_tss_rw');
-  const sp1 = kernel.offsetof('tss_struct.x86_tss.sp1');
-  return tss === undefined || sp1 === undefined ? undefined : perCpu(tss + BigInt(sp1));
 }
 
 /** The borrowed task's FPU registers count as loaded on this CPU, and SIMD as in use, so that no call touches them. */

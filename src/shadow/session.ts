@@ -98,7 +98,7 @@ export class ShadowSession {
   /**
    * A shadow that stays open until it is disposed of; the guest stands still meanwhile.
    */
-  async open(): Promise<Shadow & AsyncDisposable> {
+  async hold(): Promise<Shadow & AsyncDisposable> {
     let finish: () => void = () => undefined;
     const finished = new Promise<void>((resolve) => {
       finish = resolve;

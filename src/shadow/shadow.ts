@@ -3,8 +3,10 @@ import { PenumbraError } from '../errors.js';
 import type { Kernel } from '../kernel/kernel.js';
 import { type BatchStep, decodeBatch, encodeBatch } from './batch.js';
 import { CallError, stopClassOf } from './failure.js';
-import { type DecodedResult, marshal, type SyscallArgument } from './marshal.js';
+import type { DecodedResult } from './decodedResult.js';
+import { marshal } from './marshal.js';
 import { NativeArgumentKind, type NativeStepResult } from './nativeCall.js';
+import type { SyscallArgument } from './syscallArgument.js';
 import { syscallTable } from './syscallTable.js';
 
 /** What one shadow cost, in milliseconds. */

@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { open, readdir, readlink } from 'node:fs/promises';
 import type { Test } from 'tap';
 import { type CommandResult, LabGuest, type LabSpec } from '../../src/lab/index.js';
-import { type MonitorEvent, TruthMonitor } from './truth-monitor.js';
+import { type MonitorEvent, TruthMonitor } from './truthMonitor.js';
 
 const HASH_CHUNK = 4 << 20;
 
@@ -119,7 +119,7 @@ export class TestGuest implements AsyncDisposable {
     if (this.#stopped) return;
     this.#stopped = true;
     this.#monitor?.close();
-    if (!this.#test.passing()) this.#test.comment(await this.lab.lastWords());
+    if (!this.#test.passing()) this.#test.comment(`the guest printed last: ${await this.lab.lastWords()}`);
     await this.lab.stop();
   }
 

@@ -19,7 +19,7 @@ import {
 } from '../../src/lab/index.js';
 import { labGuest } from './driver.js';
 
-const LONG = process.env['PENUMBRA_LONG'] !== undefined;
+const LONG = process.env.PENUMBRA_LONG !== undefined;
 
 t.test('an archive is what cpio takes for one', async (t) => {
   const folder = mkdtempSync(join(tmpdir(), 'penumbra-test-'));
@@ -73,11 +73,11 @@ t.test('one guest, asked for everything', async (t) => {
     t.equal(await guest.text('uname -r'), guest.lab.release);
     t.match(await guest.text('ps -o user,args'), /alice +sleep 100101\nbob +sleep 100102\n/);
     t.match(await guest.text('ps -o stat,args'), /Z +\[sh\]/);
-    t.match(await guest.text('netstat -tan'), /127.0.0.1:8080 .*LISTEN[^]*:7001 .*ESTABLISHED/);
-    t.match(await guest.text('netstat -xan'), /\/dev\/log/);
-    t.match((await guest.run('ls -N /srv/tree 2>/dev/null || echo /srv/tree/*')).stdout.toString('latin1'), /latin-été/);
+    t.match(await guest.text('netstat -tan'), /127.0.0.1:8080 .*LISTEN.*:7001 .*ESTABLISHED/s);
+    t.match(await guest.text('cat /proc/net/unix'), / \/dev\/log$/m);
+    t.match((await guest.run('echo /srv/tree/*')).stdout.toString('latin1'), /latin-été/);
     t.match(await guest.text('lsmod'), /^virtio_blk /m);
-    t.match(await guest.text('readlink /proc/[0-9]*/fd/*'), /\/tmp\/deleted \(deleted\)/);
+    t.match(await guest.text('ls -l /proc/[1-9]*/fd 2> /dev/null || :'), /\/tmp\/deleted \(deleted\)/);
     t.equal(await guest.text('wget -qO - http://127.0.0.1:8080/'), 'hello from the lab');
   });
 
@@ -104,7 +104,7 @@ t.test('one guest, asked for everything', async (t) => {
   await t.test('nothing stays of it', async (t) => {
     await guest.stop();
     t.notOk(existsSync(guest.lab.folder));
-    t.notOk(existsSync(`/proc/${guest.pid}`));
+    t.notOk(guest.lab.isRunning);
     await t.rejects(guest.run('true'));
   });
 });
@@ -113,26 +113,24 @@ t.test('a guest does not outlive a killed process', async (t) => {
   const module = new URL('../../src/lab/index.js', import.meta.url).href;
   const program = `import { LabGuest } from '${module}'; const g = await LabGuest.start();
     console.log(JSON.stringify({ pid: g.pid, folder: g.folder })); await g.run('sleep 1000', 1e6);`;
-  for (const [signal, folderStays] of [['SIGKILL', true], ['SIGTERM', false]] as const) {
-    const child = spawn(process.execPath, ['--input-type=module', '-e', program], { stdio: ['ignore', 'pipe', 'inherit'] });
-    const line = await new Promise<Buffer>((resolve) => child.stdout.once('data', resolve));
-    const { pid, folder } = JSON.parse(line.toString()) as { pid: number; folder: string };
-    child.kill(signal);
-    await new Promise((resolve) => child.once('exit', resolve));
-    for (let polls = 0; existsSync(`/proc/${pid}`) && polls < 500; polls += 1) await sleep(10);
-    t.notOk(existsSync(`/proc/${pid}`), `QEMU ends after ${signal}`);
-    t.equal(existsSync(folder), folderStays);
-    await rm(folder, { recursive: true, force: true });
-  }
+  const child = spawn(process.execPath, ['--input-type=module', '-e', program], { stdio: ['ignore', 'pipe', 'inherit'] });
+  const line = await new Promise<Buffer>((resolve) => child.stdout.once('data', resolve));
+  const { pid, folder } = JSON.parse(line.toString()) as { pid: number; folder: string };
+  child.kill('SIGKILL');
+  for (let polls = 0; existsSync(`/proc/${pid}`) && polls < 1000; polls += 1) await sleep(10);
+  t.notOk(existsSync(`/proc/${pid}`), 'QEMU has ended');
+  t.ok(existsSync(folder), 'nobody was there to remove its folder');
+  await using _next = await labGuest(t);
+  t.notOk(existsSync(folder), 'which the next guest does');
 });
 
 t.test('lab up, ls, down', async (t) => {
   const runtime = mkdtempSync(join(tmpdir(), 'penumbra-test-'));
-  const before = process.env['XDG_RUNTIME_DIR'];
-  process.env['XDG_RUNTIME_DIR'] = runtime;
+  const before = process.env.XDG_RUNTIME_DIR;
+  process.env.XDG_RUNTIME_DIR = runtime;
   t.teardown(async () => {
-    if (before === undefined) delete process.env['XDG_RUNTIME_DIR'];
-    else process.env['XDG_RUNTIME_DIR'] = before;
+    if (before === undefined) delete process.env.XDG_RUNTIME_DIR;
+    else process.env.XDG_RUNTIME_DIR = before;
     await rm(runtime, { recursive: true });
   });
 

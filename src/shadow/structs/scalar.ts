@@ -35,6 +35,10 @@ const byte: AbiType<Buffer> = {
   naturalSize: NATURAL_BYTES,
   symbols: {},
   decode: (bytes) => Buffer.from(bytes),
+  encode(value) {
+    if (typeof value === 'string') return Buffer.from(value);
+    throw new PenumbraError('BAD_ARGUMENT', 'bytes are a Buffer or a string');
+  },
 };
 
 /** Text whose length is known; a terminating NUL that the length counts is left out. */
@@ -47,9 +51,20 @@ const chars: AbiType<Buffer> = {
 /** An iovec whose addresses are meant for another process: nothing is placed behind them. */
 const remoteIovec: StructType<{ base: bigint; len: bigint }> = struct('remote_iovec', 16, { base: u64(0), len: u64(8) });
 
+/** Numbers of 64 bits whose count comes as a length in bytes. */
+const u64list: AbiType<bigint[]> = {
+  name: 'u64list',
+  size: 1,
+  variable: true,
+  naturalSize: NATURAL_BYTES,
+  symbols: {},
+  decode: (bytes) => Array.from({ length: Math.floor(bytes.length / 8) }, (_, index) => bytes.readBigUInt64LE(index * 8)),
+};
+
 export const scalarTypes = [
   byte,
   chars,
+  u64list,
   remoteIovec,
   scalar('int', i32(0)),
   scalar('fd', i32(0)),

@@ -46,12 +46,12 @@ export class TruthMonitor {
   }
 
   #take(message: Json): void {
-    if (typeof message['event'] === 'string') this.events.push(message as unknown as MonitorEvent);
-    const waiter = this.#waiting.get(message['id'] as number);
+    if (typeof message.event === 'string') this.events.push(message as unknown as MonitorEvent);
+    const waiter = this.#waiting.get(message.id as number);
     if (waiter === undefined) return;
-    this.#waiting.delete(message['id'] as number);
-    if ('error' in message) waiter.reject(new Error(JSON.stringify(message['error'])));
-    else waiter.resolve(message['return']);
+    this.#waiting.delete(message.id as number);
+    if ('error' in message) waiter.reject(new Error(JSON.stringify(message.error)));
+    else waiter.resolve(message.return);
   }
 
   #end(): void {

@@ -1,0 +1,133 @@
+import { fileURLToPath } from 'node:url';
+import { addon, type NativeGuest } from '../binding.js';
+import { PenumbraError } from '../errors.js';
+import { chooseMonitor, findGuest } from '../hypervisor/discover.js';
+import { type GuestLock, lockGuest } from '../hypervisor/lock.js';
+import { guestName, type QemuProcess, qemuBehindSocket } from '../hypervisor/qemuProcess.js';
+import { QmpClient } from '../hypervisor/qmp.js';
+import { openRam, type RamLayoutRegion, readRamLayout } from '../hypervisor/ramLayout.js';
+import { openStub, type PrivateStub } from '../hypervisor/stub.js';
+import { NativePhysicalMemory } from './nativeMemory.js';
+import type { VcpuState } from './target.js';
+
+/** Which guest: by its QMP socket, or by name or pid among the QEMU processes of this host; without either the only one. */
+export interface GuestChoice {
+  qmp?: string;
+  guest?: string;
+}
+
+const stubTimeout = 10_000;
+const watchdogProgram = fileURLToPath(new URL('../../../build/Release/penumbra-watchdog', import.meta.url));
+
+/**
+ * A running (or paused) QEMU guest with shared RAM: its memory, its vCPUs, and stop and resume. From `open` until `close`
+ * it is locked for other penumbras, and a watchdog restores its run state should this process die.
+ */
+export class LiveTarget implements AsyncDisposable {
+  readonly qemu: QemuProcess;
+  readonly layout: readonly RamLayoutRegion[];
+  readonly memory: NativePhysicalMemory;
+  readonly native: NativeGuest;
+  /** The vCPUs as they were when the stub was opened. */
+  readonly vcpus: readonly VcpuState[];
+  readonly #qmp: QmpClient;
+  readonly #stub: PrivateStub;
+  readonly #lock: GuestLock;
+  #closing: Promise<void> | undefined;
+
+  private constructor(parts: {
+    qemu: QemuProcess;
+    layout: readonly RamLayoutRegion[];
+    memory: NativePhysicalMemory;
+    native: NativeGuest;
+    vcpus: readonly VcpuState[];
+    qmp: QmpClient;
+    stub: PrivateStub;
+    lock: GuestLock;
+  }) {
+    this.qemu = parts.qemu;
+    this.layout = parts.layout;
+    this.memory = parts.memory;
+    this.native = parts.native;
+    this.vcpus = parts.vcpus;
+    this.#qmp = parts.qmp;
+    this.#stub = parts.stub;
+    this.#lock = parts.lock;
+  }
+
+  /**
+   * @throws PenumbraError NO_GUEST, NOT_QEMU, QMP_BUSY, BUSY, PERMISSION, NO_SHARED_RAM, UNSUPPORTED, STUB, GUEST_GONE
+   */
+  static async open(choice: GuestChoice): Promise<LiveTarget> {
+    const undo: (() => void | Promise<void>)[] = [];
+    try {
+      let qemu: QemuProcess | undefined;
+      let lock: GuestLock | undefined;
+      const path = choice.qmp ?? chooseMonitor(findGuest(choice.guest));
+      const qmp = await QmpClient.connect(path, {
+        // Locked first: a monitor that another penumbra uses would only be silent.
+        onPeer: ({ pid }) => {
+          qemu = qemuBehindSocket(path, pid);
+          lock = lockGuest(qemu);
+          undo.push(() => lock?.release());
+        },
+      });
+      undo.push(() => qmp.close());
+      if (qemu === undefined || lock === undefined) throw new PenumbraError('INTERNAL', 'a QMP session without a peer');
+
+      const layout = await readRamLayout(qmp, qemu.pid);
+      const ram = openRam(qemu.pid, layout);
+      const native = new addon.Guest(ram.regions);
+      ram.close();
+      let vcpus: VcpuState[] = [];
+      const stub = await openStub(qmp, {
+        watchdog: watchdogProgram,
+        gdbservers: qemu.commandLine.gdbservers,
+        handshake: async (fd, foundRunning, watchdog) => {
+          vcpus = await native.connectStub(fd, watchdog, foundRunning, stubTimeout);
+        },
+        detach: () => native.detachStub(stubTimeout),
+      });
+      const memory = new NativePhysicalMemory(native, ram.regions);
+      return new LiveTarget({ qemu, layout, memory, native, vcpus, qmp, stub, lock });
+    } catch (error) {
+      for (const step of undo.reverse()) await step();
+      throw error;
+    }
+  }
+
+  get name(): string {
+    return guestName(this.qemu);
+  }
+
+  /** QEMU's run state as it was found, and as it is left. */
+  get foundState(): string {
+    return this.#stub.foundState;
+  }
+
+  /** First guest-physical address above all RAM, rounded up so that it can hold memory of the shadow's own. */
+  get scratchGpa(): bigint {
+    const top = this.layout.reduce((highest, { gpa, size }) => (gpa + size > highest ? gpa + size : highest), 0n);
+    const alignment = 1n << 30n;
+    return ((top + alignment - 1n) / alignment) * alignment + alignment;
+  }
+
+  /** Takes everything down and leaves the guest as it was found. May be called twice. */
+  async close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  async #close(): Promise<void> {
+    try {
+      await this.#stub.close();
+    } finally {
+      await this.#qmp.close();
+      this.#lock.release();
+    }
+  }
+}
