@@ -23,7 +23,10 @@ export interface EnterReport {
 export interface NativeFailure {
   code: string;
   message: string;
+  /** where the guest's code stood */
   address: bigint;
+  /** text addresses found on its stack, innermost first; some may be stale */
+  callers: BigUint64Array;
 }
 
 /** `outs` holds four numbers per buffer given back: step, argument record, offset in `bytes`, length. */

@@ -79,7 +79,11 @@ export function jsonBytes(bytes: Uint8Array): string | { bytes: string } {
  * any more: see `jsonBytes`.
  */
 export function jsonText(value: unknown, indent?: number): string {
-  const text = JSON.stringify(value, (_key, member: unknown) => (typeof member === 'bigint' ? jsonBigint(member) : member), indent);
+  const text = JSON.stringify(
+    value,
+    (_key, member: unknown) => (typeof member === 'bigint' ? jsonBigint(member) : member),
+    indent,
+  );
   return text.replace(UNPRINTABLE_IN_JSON, (character) => {
     let escaped = '';
     for (let unit = 0; unit < character.length; unit++) {

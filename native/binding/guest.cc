@@ -98,6 +98,9 @@ Napi::Value ToJavaScript(Napi::Env env, BatchResult&& result) {
     failure.Set("code", result.failure->code);
     failure.Set("message", result.failure->message);
     failure.Set("address", Napi::BigInt::New(env, result.failure->address));
+    Napi::BigUint64Array callers = Napi::BigUint64Array::New(env, result.failure->callers.size());
+    std::copy(result.failure->callers.begin(), result.failure->callers.end(), callers.Data());
+    failure.Set("callers", callers);
     object.Set("failure", failure);
   }
   return object;
@@ -355,7 +358,7 @@ class Guest final : public Napi::ObjectWrap<Guest> {
         *result = shadow.Run(batch);
       } catch (const Error& error) {
         // The guest moved on under the rehearsal; the real calls are not affected.
-        result->failure = CallFailure{error.code(), error.what(), error.address().value_or(0)};
+        result->failure = CallFailure{error.code(), error.what(), error.address().value_or(0), {}};
       }
       shadow.NoteCode();
       shadow.Collect();

@@ -44,6 +44,7 @@ struct Outcome {
   uint64_t value = 0;
   uint64_t address = 0;
   uint64_t rip = 0;
+  uint64_t stack = 0;  ///< RSP
 };
 
 /// A page from which code was executed.
@@ -83,7 +84,8 @@ class Engine {
   /// Pages of which code was translated and that no earlier call of this function has returned.
   virtual std::vector<CodePage> TakeNewCodePages() = 0;
 
-  /// Runs until the function returns to `return_address`. `instruction_limit` 0 means none.
+  /// Runs until the function returns to `return_address`, where a HLT instruction stands. `instruction_limit` 0 means
+  /// none.
   virtual Outcome Call(const CallRegisters& registers, uint64_t return_address, uint64_t instruction_limit) = 0;
 
   /// Ends the call in progress, if any, with kWatchdog. The only member that other threads may call.

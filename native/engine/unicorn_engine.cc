@@ -20,6 +20,8 @@ constexpr uint64_t kCr4La57 = 1 << 12;
 constexpr uint64_t kCr4Mask = 0x003717ff & ~uint64_t{1 << 17};
 constexpr uint64_t kLocalApic = 0xfee00000;
 constexpr uint64_t kInterruptsEnabled = 0x202;
+// Unicorn's own end of emulation: an address that is never reached. (It translates anew whatever is there in each call.)
+constexpr uint64_t kNowhere = 0xfffffffffffff000;
 
 void Check(uc_err error, const char* what) {
   if (error != UC_ERR_OK) throw Error("ENGINE", std::string(what) + ": " + uc_strerror(error));
@@ -177,16 +179,16 @@ Outcome UnicornEngine::Call(const CallRegisters& call, uint64_t return_address, 
   ended_ = false;
   interrupted_ = false;
   Check(uc_reg_write_batch(uc_, const_cast<int*>(kIds.data()), pointers, kIds.size()), "cannot set registers");
-  const uc_err error = uc_emu_start(uc_, call.function, return_address, 0, instruction_limit);
+  const uc_err error = uc_emu_start(uc_, call.function, kNowhere, 0, instruction_limit);
   const uint64_t rip = ReadRegister(UC_X86_REG_RIP);
   if (!ended_) {
     if (error != UC_ERR_OK) {
-      outcome_ = {StopReason::kFailed, static_cast<uint64_t>(error), 0, rip};
-    } else if (rip == return_address) {
-      outcome_ = {StopReason::kReturned, ReadRegister(UC_X86_REG_RAX), 0, rip};
+      outcome_ = {StopReason::kFailed, static_cast<uint64_t>(error), 0, rip, ReadRegister(UC_X86_REG_RSP)};
+    } else if (rip == return_address + 1) {
+      outcome_ = {StopReason::kReturned, ReadRegister(UC_X86_REG_RAX), 0, rip, 0};
     } else {
       const bool halted = !interrupted_ && instruction_limit == 0;
-      outcome_ = {halted ? StopReason::kHalted : StopReason::kWatchdog, 0, 0, rip};
+      outcome_ = {halted ? StopReason::kHalted : StopReason::kWatchdog, 0, 0, rip, ReadRegister(UC_X86_REG_RSP)};
     }
   }
   return outcome_;
@@ -198,7 +200,7 @@ void UnicornEngine::Interrupt() {
 }
 
 void UnicornEngine::End(StopReason reason, uint64_t value, uint64_t address) {
-  if (!ended_) outcome_ = {reason, value, address, ReadRegister(UC_X86_REG_RIP)};
+  if (!ended_) outcome_ = {reason, value, address, ReadRegister(UC_X86_REG_RIP), ReadRegister(UC_X86_REG_RSP)};
   ended_ = true;
   uc_emu_stop(uc_);
 }

@@ -10,10 +10,15 @@ namespace penumbra {
 
 namespace {
 
-// '+' ends QEMU's wait for the acknowledgement of a reply; without it the 0x03 is ignored when somebody else let the
-// guest run on meanwhile. When there is no such wait the '+' itself stops a running guest. Either way it stands still
-// after these two bytes (gdbstub.c, gdb_read_byte).
-constexpr char kInterrupt[] = "+\x03";
+constexpr char kInterrupt[] = "\x03";
+
+// While a reply of its own is not acknowledged QEMU ignores the interrupt byte (gdbstub.c, gdb_read_byte). That is so
+// after a stop that was not ours; after our own `c` there is no such reply.
+constexpr char kAcknowledge[] = "+";
+
+// Ends whatever packet was half sent (twice, for one whose checksum had begun) and acknowledges what was not, so that
+// the next packet is understood.
+constexpr char kResynchronise[] = "#00#00+";
 
 // Selects the first vCPU: always answered "OK" by a guest that stands still.
 constexpr char kFence[] = "Hg0";
@@ -115,27 +120,30 @@ std::vector<VcpuState> GdbStub::ReceiveRegisters(Deadline deadline) {
   states.reserve(threads_.size());
   for (size_t vcpu = 0; vcpu < threads_.size(); vcpu++) {
     if (threads_.size() > 1) {
-      if (const std::string selected = NextReply(deadline); selected != "OK") {
+      if (const std::string selected = NextRegisterReply(deadline); selected != "OK") {
         throw Unexpected("the selection of vCPU " + std::to_string(vcpu), selected);
       }
     }
-    const std::string registers = NextReply(deadline);
+    const std::string registers = NextRegisterReply(deadline);
     if (registers.empty() || registers[0] == 'E') throw Unexpected("the request for registers", registers);
     states.push_back(layout_->Decode(registers));
   }
   registers_requested_ = false;
-  if (stop_seen_) throw Error("STUB", "somebody else let the guest run while its registers were read");
   return states;
 }
 
 void GdbStub::Resume() {
+  if (broken_) {
+    Abandon();
+    return;
+  }
   const Deadline deadline = std::chrono::steady_clock::now() + kResumeLimit;
   AwaitStop(deadline);
   while (replies_due_ > 0) AwaitReply(deadline);
   first_reply_.reset();
   registers_requested_ = false;
   if (state_ == State::kStoppedByUs) {
-    stream_.Send(PacketStream::Frame("c"), deadline);
+    Send(PacketStream::Frame("c"), deadline);
     sent_++;
     state_ = State::kRunning;
   }
@@ -144,23 +152,32 @@ void GdbStub::Resume() {
 
 void GdbStub::Detach(Deadline deadline) {
   Resume();
+  if (broken_) throw Error("STUB", "the talk with the gdbstub broke off; the guest's run state is not known to it");
   stream_.AwaitAcknowledged(sent_, deadline);
 }
 
+// The guest may stand still because of us: it is told to run on, and the observer is left in the belief that it stands.
 void GdbStub::Abandon() noexcept {
   if (state_ == State::kStoppedByOthers) return;
   try {
-    // The first two end whatever packet was half sent, the '+' a reply that was not acknowledged.
-    stream_.Send("#00#00+" + PacketStream::Frame("c"), std::chrono::steady_clock::now() + std::chrono::seconds(1));
+    stream_.Send(kResynchronise + PacketStream::Frame("c"), std::chrono::steady_clock::now() + kResumeLimit);
   } catch (const Error&) {
     // Then QEMU is gone, or does not read: the caller still has QMP's `cont`, and the watchdog.
   }
 }
 
 void GdbStub::Request(std::string_view packets, uint64_t count, Deadline deadline) {
-  stream_.Send(packets, deadline);
+  Send(packets, deadline);
   sent_ += count;
   replies_due_ += count;
+}
+
+// After a failure here what comes next on the stream is not known.
+void GdbStub::Send(std::string_view bytes, Deadline deadline) {
+  if (broken_) throw Error("STUB", "the talk with the gdbstub broke off before");
+  broken_ = true;
+  stream_.Send(bytes, deadline);
+  broken_ = false;
 }
 
 // The reply that proved the stop, where nobody looked at it yet, otherwise what AwaitReply gives.
@@ -169,8 +186,17 @@ std::string GdbStub::NextReply(Deadline deadline) {
   return AwaitReply(deadline);
 }
 
+// A running guest takes the first byte of a packet for an order to stop, and answers nothing to it.
+std::string GdbStub::NextRegisterReply(Deadline deadline) {
+  std::string reply = NextReply(deadline);
+  broken_ = stop_seen_;
+  if (broken_) throw Error("STUB", "somebody else let the guest run while penumbra looked into it");
+  return reply;
+}
+
 // The next packet that is not a stop reply.
 std::string GdbStub::AwaitReply(Deadline deadline) {
+  broken_ = true;
   for (;;) {
     std::string packet = stream_.Receive(deadline);
     if (IsStopReply(packet) || IsExit(packet)) {
@@ -179,6 +205,7 @@ std::string GdbStub::AwaitReply(Deadline deadline) {
       throw Unexpected("nothing", packet);
     } else {
       replies_due_--;
+      broken_ = false;
       return packet;
     }
   }
@@ -195,6 +222,7 @@ void GdbStub::DiscardPending() {
   while (const auto packet = stream_.ReceivePending()) {
     if (!IsStopReply(*packet) && !IsExit(*packet)) throw Unexpected("nothing", *packet);
     NoteStop(*packet);
+    unacknowledged_ = true;
     if (state_ == State::kRunning) state_ = State::kStoppedByOthers;
   }
 }
@@ -260,7 +288,7 @@ void GdbStub::SendInterrupt(const std::string& packets, uint64_t count, Deadline
   stop_seen_ = false;
   awaiting_stop_ = true;
   Observe(true);
-  Request(kInterrupt + packets, count, deadline);
+  Request((std::exchange(unacknowledged_, false) ? kAcknowledge : "") + (kInterrupt + packets), count, deadline);
 }
 
 }  // namespace penumbra

@@ -15,11 +15,10 @@
 namespace penumbra {
 
 /// Speaks with the stub over one end of a socketpair. It never writes to the guest: the packets it sends are
-/// `qSupported qXfer:features qfThreadInfo qsThreadInfo Hg g c` and
-/// the interrupt byte.
+/// `qSupported qXfer:features qfThreadInfo qsThreadInfo Hg g c` and the interrupt byte.
 ///
 /// Every method may throw Error("GUEST_GONE") when QEMU ended or the guest shut down, "TIMEOUT" when `deadline` passed,
-/// "STUB" on an answer that does not fit. After an error the stream must not be used for anything but Abandon.
+/// "STUB" on an answer that does not fit. After an error only Resume and Detach are of use.
 class GdbStub {
  public:
   /// Told `true` before anything is sent that stops the guest, `false` after what lets it run on was sent.
@@ -54,22 +53,23 @@ class GdbStub {
 
   /// Lets the guest run on, if it was this object that stopped it; otherwise the guest stays as it was found. Does not
   /// wait for QEMU to do so. Register replies that were not fetched are awaited and dropped.
+  /// After an error it sends what gets the guest going whatever was half said before.
   /// Takes no deadline: it has to happen even where the caller's has passed (5 s are the limit).
   void Resume();
 
   /// Resume, and wait until QEMU has taken the order; `gdbserver none` on another socket could overtake it otherwise.
+  /// Throws Error("STUB") after an earlier error: then QMP's `cont` has to make sure.
   void Detach(Deadline deadline);
-
-  /// After an error: sends what gets the guest going if it stands still because of this stub, whatever was half said
-  /// before. The guest stays as it is if somebody else had stopped it.
-  void Abandon() noexcept;
 
  private:
   enum class State { kRunning, kStoppedByUs, kStoppedByOthers };
 
+  void Abandon() noexcept;
+  void Send(std::string_view bytes, Deadline deadline);
   void Request(std::string_view packets, uint64_t count, Deadline deadline);
   std::string AwaitReply(Deadline deadline);
   std::string NextReply(Deadline deadline);
+  std::string NextRegisterReply(Deadline deadline);
   void NoteStop(std::string_view packet);
   void DiscardPending();
   void LearnRegisters(const std::string& target_description, Deadline deadline);
@@ -90,6 +90,8 @@ class GdbStub {
   uint64_t replies_due_ = 0;  // to requests sent and not yet answered
   bool awaiting_stop_ = false;  // an interrupt was sent and its stop is not yet proved
   bool registers_requested_ = false;
+  bool broken_ = false;          // an error left the stream in an unknown place
+  bool unacknowledged_ = false;  // QEMU waits for the acknowledgement of a stop reply that was not asked for
   bool stop_seen_ = false;                  // a stop reply came since the last interrupt or register request
   std::optional<std::string> first_reply_;  // the reply that proved the stop, until it is looked at
 };

@@ -130,8 +130,12 @@ void RestoreGuest(const WatchdogPage& page) {
   const auto phase = static_cast<WatchdogPhase>(page.phase.load());
   if (phase == WatchdogPhase::kUnarmed || phase == WatchdogPhase::kReleased) return;
   const bool continues = page.found_running.load() != 0 && phase != WatchdogPhase::kRunning;
-  if (continues) WriteAll(kWatchdogStubFd, kContinue, sizeof(kContinue) - 1, NowMs() + kStubLimitMs);
-  AwaitStubRead();
+  if (continues) {
+    // Should the undoing overtake this, `resume` does it once more.
+    WriteAll(kWatchdogStubFd, kContinue, sizeof(kContinue) - 1, NowMs() + kStubLimitMs);
+  } else {
+    AwaitStubRead();
+  }
   Play(page.undo);
   if (continues) Play(page.resume);
 }

@@ -92,6 +92,7 @@ struct CallFailure {
   const char* code;  ///< see src/errors.ts
   std::string message;
   uint64_t address;  ///< where execution stood
+  std::vector<uint64_t> callers;  ///< text addresses found on the stack, innermost first; some may be stale
 };
 
 struct BatchResult {

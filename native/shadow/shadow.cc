@@ -118,6 +118,7 @@ BatchResult Shadow::Run(const Batch& batch) {
       const Outcome outcome = RunStep(step, arguments, &value);
       if (outcome.reason != StopReason::kReturned) {
         result.failure = Explain(outcome);
+        result.failure->callers = FindCallers(outcome.stack);
         break;
       }
       const int64_t signed_value = static_cast<int64_t>(value);
@@ -126,7 +127,7 @@ BatchResult Shadow::Run(const Batch& batch) {
         if ((out.flags & ArgumentRecord::kLengthIsResult) != 0) {
           length = signed_value > 0 ? value : 0;
           if (length > out.size) {
-            result.failure = CallFailure{"CORRUPT", "the guest returned more bytes than its buffer holds", 0};
+            result.failure = CallFailure{"CORRUPT", "the guest returned more bytes than its buffer holds", 0, {}};
             break;
           }
         }
@@ -264,29 +265,42 @@ CallFailure Shadow::Explain(const Outcome& outcome) const {
   switch (outcome.reason) {
     case StopReason::kTrap: {
       const TrapRule& trap = recipe_.traps[outcome.value];
-      if (trap.kind == TrapRule::Kind::kSchedule) return {"WOULD_BLOCK", "the call would sleep", outcome.rip};
+      if (trap.kind == TrapRule::Kind::kSchedule) return {"WOULD_BLOCK", "the call would sleep", outcome.rip, {}};
       if (trap.kind == TrapRule::Kind::kLock) {
-        return {"LOCKED", "the call needs a lock that the guest holds (" + trap.name + ")", outcome.rip};
+        return {"LOCKED", "the call needs a lock that the guest holds (" + trap.name + ")", outcome.rip, {}};
       }
-      return {"GUEST_BUG", "the guest kernel reported a bug during the call (" + trap.name + ")", outcome.rip};
+      return {"GUEST_BUG", "the guest kernel reported a bug during the call (" + trap.name + ")", outcome.rip, {}};
     }
     case StopReason::kException:
       if (outcome.value == 14) {
-        return {"GUEST_FAULT", "the call touched the unmapped address " + Hex(outcome.address), outcome.rip};
+        return {"GUEST_FAULT", "the call touched the unmapped address " + Hex(outcome.address), outcome.rip, {}};
       }
-      if (outcome.value == 6) return {"GUEST_BUG", "the guest kernel ran into a BUG or WARN", outcome.rip};
-      return {"GUEST_FAULT", "CPU exception " + std::to_string(outcome.value) + " during the call", outcome.rip};
+      if (outcome.value == 6) return {"GUEST_BUG", "the guest kernel ran into a BUG or WARN", outcome.rip, {}};
+      return {"GUEST_FAULT", "CPU exception " + std::to_string(outcome.value) + " during the call", outcome.rip, {}};
     case StopReason::kDevice:
-      return {"DEVICE_ACCESS", "the call needs a device of the guest (at " + Hex(outcome.address) + ")", outcome.rip};
+      return {"DEVICE_ACCESS", "the call needs a device of the guest (at " + Hex(outcome.address) + ")", outcome.rip, {}};
     case StopReason::kHalted:
-      return {"GUEST_FAULT", "the call halted the CPU", outcome.rip};
+      return {"GUEST_FAULT", "the call halted the CPU", outcome.rip, {}};
     case StopReason::kWatchdog:
-      return {"WATCHDOG", "the call ran out of its time or instructions", outcome.rip};
+      return {"WATCHDOG", "the call ran out of its time or instructions", outcome.rip, {}};
     case StopReason::kReturned:
     case StopReason::kFailed:
       break;
   }
-  return {"ENGINE", "the engine gave up (error " + std::to_string(outcome.value) + ")", outcome.rip};
+  return {"ENGINE", "the engine gave up (error " + std::to_string(outcome.value) + ")", outcome.rip, {}};
+}
+
+// Unwinding would need the kernel's ORC tables; the return addresses are on the stack all the same.
+std::vector<uint64_t> Shadow::FindCallers(uint64_t stack) const {
+  constexpr size_t kMost = 24;
+  std::vector<uint64_t> callers;
+  if (stack >= context_->stack_top || context_->stack_top - stack > recipe_.stack_size) return callers;
+  for (uint64_t at = stack & ~uint64_t{7}; at < context_->stack_top - kFrameBytes && callers.size() < kMost; at += 8) {
+    uint64_t word;
+    if (Read(at, &word, sizeof word) != sizeof word) break;
+    if (word >= recipe_.text_start && word < recipe_.text_end) callers.push_back(word);
+  }
+  return callers;
 }
 
 }  // namespace penumbra

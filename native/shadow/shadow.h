@@ -76,6 +76,7 @@ class Shadow final : public TrapHandler {
   Outcome CallSyscall(uint64_t number, const uint64_t (&arguments)[6], bool direct, uint64_t* value);
   uint64_t Place(const Batch& batch, uint32_t argument, Placement* placement);
   CallFailure Explain(const Outcome& outcome) const;
+  std::vector<uint64_t> FindCallers(uint64_t stack) const;
 
   const GuestRam& ram_;
   Recipe recipe_;

@@ -2,6 +2,8 @@
  * What the inspectors answer with. Names and arguments are bytes: a guest may choose any. Times of files are
  * nanoseconds since the epoch, other times say their unit.
  */
+import type { PenumbraError } from '../errors.js';
+import type { Utsname } from '../shadow/structs/system.js';
 
 export interface Process {
   pid: number;
@@ -26,7 +28,7 @@ export interface Process {
   utime: number;
   /** ms of processor time in the kernel */
   stime: number;
-  /** device number of the controlling terminal, 0 without one (see `splitTerminal`) */
+  /** device number of the controlling terminal, 0 without one */
   tty: number;
   pgrp: number;
   session: number;
@@ -77,10 +79,10 @@ export interface FileStatus {
   btimeNs?: bigint;
 }
 
-/** One file, with where its symbolic link leads when it is one. */
+/** One file by its path. */
 export interface NamedFile extends FileStatus {
   path: Buffer;
-  /** contents of a symbolic link; undefined too when it could not be read */
+  /** contents of a symbolic link; undefined too when they could not be read */
   target?: Buffer;
 }
 
@@ -102,9 +104,8 @@ export interface Listing {
 /** Something that a listing or a search could not read, and went on without. */
 export interface Unreadable {
   path: Buffer;
-  /** 'EACCES' */
-  errno: string;
-  syscall: string;
+  /** a GuestError with the guest's errno, or why the call did not return (WOULD_BLOCK: not in the guest's memory) */
+  error: PenumbraError;
 }
 
 export interface FoundFile {
@@ -112,12 +113,5 @@ export interface FoundFile {
   type: FileType;
 }
 
-/** What uname(2) says. */
-export interface SystemName {
-  sysname: string;
-  nodename: string;
-  release: string;
-  version: string;
-  machine: string;
-  domainname: string;
-}
+/** What uname(2) says: sysname, nodename, release, version, machine, domainname. */
+export type SystemName = Utsname;

@@ -1,7 +1,7 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { mkdirSync, readFileSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { homedir } from 'node:os';
-import { isAbsolute, join } from 'node:path';
+import { dirname, isAbsolute, join } from 'node:path';
 import { type Description, keyOf } from './description.js';
 import { parseDescription } from './descriptionSchema.js';
 
@@ -38,7 +38,7 @@ export class DescriptionCache {
     const key = keyOf(description.digests);
     const temporary = join(this.directory, `.${key}.${process.pid}.${randomBytes(4).toString('hex')}`);
     try {
-      mkdirSync(this.directory, { recursive: true, mode: 0o700 });
+      makeDirectory(this.directory, 3);
       writeFileSync(temporary, Buffer.concat([Buffer.from(header(payload)), payload]), { mode: 0o600, flag: 'wx' });
       renameSync(temporary, join(this.directory, key + SUFFIX));
       this.#makeRoom();
@@ -79,6 +79,19 @@ export class DescriptionCache {
       const path = join(this.directory!, name);
       if (Date.now() - statSync(path).mtimeMs > ABANDONED) rmSync(path, { force: true });
     }
+  }
+}
+
+/** Makes a directory and up to `above` missing ones above it. (mkdirSync's `recursive` never returns below /proc.) */
+function makeDirectory(path: string, above: number): void {
+  try {
+    mkdirSync(path, { mode: 0o700 });
+  } catch (cause) {
+    const { code } = cause as NodeJS.ErrnoException;
+    if (code === 'EEXIST') return;
+    if (code !== 'ENOENT' || above === 0) throw cause;
+    makeDirectory(dirname(path), above - 1);
+    mkdirSync(path, { mode: 0o700 });
   }
 }
 

@@ -41,7 +41,7 @@ export interface BufferLength {
 }
 
 export type ArgumentKind =
-  | { form: 'value'; type: ValueType; /** of constants.ts, for flags and enum */ group?: string }
+  | { form: 'value'; type: ValueType /** of constants.ts, for flags and enum */; group?: string }
   | { form: 'string'; isPath: boolean }
   | { form: 'buffer'; direction: Direction; type: string; length: BufferLength | undefined };
 

@@ -66,7 +66,8 @@ export function prepareBuffer(kind: BufferKind, value: SyscallArgument): Pointee
 /** The type behind a pointer. @throws PenumbraError INTERNAL for a name that the profile should not have */
 export function typeOf(kind: BufferKind): AbiType {
   const type = abiTypes.get(kind.type);
-  if (type === undefined) throw new PenumbraError('INTERNAL', `profiles/syscalls.x86_64 names the type ${kind.type}, which is not known`);
+  if (type === undefined)
+    throw new PenumbraError('INTERNAL', `profiles/syscalls.x86_64 names the type ${kind.type}, which is not known`);
   return type;
 }
 
@@ -103,7 +104,10 @@ export function naturalSize(kind: BufferKind): number {
 }
 
 export function unsuitable(expected: string): PenumbraError {
-  return new PenumbraError('BAD_ARGUMENT', `${expected} is expected (null for NULL, rawAddress(n) for an address of the task)`);
+  return new PenumbraError(
+    'BAD_ARGUMENT',
+    `${expected} is expected (null for NULL, rawAddress(n) for an address of the task)`,
+  );
 }
 
 function preparePointer(value: SyscallArgument): Pointee | undefined {
@@ -126,7 +130,8 @@ function encode(kind: BufferKind, type: AbiType, value: SyscallArgument): Buffer
   const many = isArray(kind, type);
   const bytes = Buffer.isBuffer(value) ? value : encodeValue(type, value, many);
   const { length } = kind;
-  const smallest = length === undefined ? type.size : length.argument === undefined ? bytesOfLength(length, type, 0n) : 0;
+  const smallest =
+    length === undefined ? type.size : length.argument === undefined ? bytesOfLength(length, type, 0n) : 0;
   if (bytes.length < smallest) {
     throw new PenumbraError('BAD_ARGUMENT', `${type.name} has ${smallest} bytes, ${bytes.length} are given`);
   }
@@ -135,7 +140,8 @@ function encode(kind: BufferKind, type: AbiType, value: SyscallArgument): Buffer
 
 function encodeValue(type: AbiType, value: SyscallArgument, many: boolean): Buffer {
   if (type.encode === undefined) throw unsuitable(`a Buffer with ${type.name}`);
-  if (many && Array.isArray(value)) return Buffer.concat(value.map((element: unknown) => type.encode?.(element) as Buffer));
+  if (many && Array.isArray(value))
+    return Buffer.concat(value.map((element: unknown) => type.encode?.(element) as Buffer));
   return type.encode(value);
 }
 
@@ -148,15 +154,19 @@ function listOf<T>(value: SyscallArgument, receives: boolean): readonly T[] {
 
 function messageOf(value: SyscallArgument, receives: boolean): Message {
   if (value instanceof Out && receives) return value.size === undefined ? {} : { iov: [value] };
-  if (typeof value === 'object' && value !== null && !Array.isArray(value) && !Buffer.isBuffer(value)) return value as Message;
+  if (typeof value === 'object' && value !== null && !Array.isArray(value) && !Buffer.isBuffer(value))
+    return value as Message;
   throw unsuitable('a message { name, iov, control }');
 }
 
 function messagesOf(value: SyscallArgument, receives: boolean): readonly Message[] {
-  return Array.isArray(value) ? value.map((each) => messageOf(each as SyscallArgument, receives)) : [messageOf(value, receives)];
+  return Array.isArray(value)
+    ? value.map((each) => messageOf(each as SyscallArgument, receives))
+    : [messageOf(value, receives)];
 }
 
 function data(bytes: Buffer): Pointee {
-  if (bytes.length > MAXIMUM_BUFFER) throw new PenumbraError('BAD_ARGUMENT', `${bytes.length} bytes, a buffer has up to ${MAXIMUM_BUFFER}`);
+  if (bytes.length > MAXIMUM_BUFFER)
+    throw new PenumbraError('BAD_ARGUMENT', `${bytes.length} bytes, a buffer has up to ${MAXIMUM_BUFFER}`);
   return { place: 'data', bytes };
 }

@@ -1,11 +1,11 @@
 /** Arguments of `penumbra syscall` as the user types them. */
 import { PenumbraError } from '../errors.js';
-import type { ArgumentKind, SyscallParameter } from './argumentKind.js';
-import { kindText } from './argumentKind.js';
+import { type ArgumentKind, kindText, type SyscallParameter } from './argumentKind.js';
 import { parseNumber, parseSymbols } from './constants.js';
 import { out, rawAddress, type SyscallArgument } from './syscallArgument.js';
 
 const OUT = /^@([0-9]*)$/;
+const ADDRESS = /^&(.+)$/;
 const HEX = /^hex:((?:[0-9a-f]{2})*)$/i;
 
 /**
@@ -13,9 +13,9 @@ const HEX = /^hex:((?:[0-9a-f]{2})*)$/i;
  *
  * - values: decimal, 0x hexadecimal, 0 octal, symbols, and several of them with | (O_RDONLY|O_CLOEXEC);
  * - paths and strings: literally, whatever they contain;
- * - buffers to be read: text literally, `hex:00ff` as bytes, structures and vectors as JSON;
- * - buffers to be written: `@` for the natural size, `@512` for 512 bytes;
- * - pointers other than paths and strings: NULL, or a number for an address of the borrowed task.
+ * - buffers to be read: text literally, `hex:00ff` as bytes, numbers and structures and vectors as JSON;
+ * - buffers to be written: `@` for the natural size, `@512` for 512 bytes (in a vector: 512);
+ * - pointers other than paths and strings: NULL, or `&0x7ffe1000` for an address of the borrowed task.
  *
  * @throws PenumbraError BAD_ARGUMENT saying what was expected
  */
@@ -24,7 +24,9 @@ export function parseCliArgument(parameter: SyscallParameter, text: string): Sys
     return parse(parameter.kind, text);
   } catch (cause) {
     if (!(cause instanceof PenumbraError)) throw cause;
-    throw new PenumbraError('BAD_ARGUMENT', `${parameter.name} (${kindText(parameter.kind)}): ${cause.message}`, { cause });
+    throw new PenumbraError('BAD_ARGUMENT', `${parameter.name} (${kindText(parameter.kind)}): ${cause.message}`, {
+      cause,
+    });
   }
 }
 
@@ -32,7 +34,10 @@ export function parseCliArgument(parameter: SyscallParameter, text: string): Sys
  * Reads the whole argument list; more arguments than the call has are passed on for `marshal` to refuse.
  * @throws PenumbraError BAD_ARGUMENT
  */
-export function parseCliArguments(parameters: readonly SyscallParameter[], texts: readonly string[]): SyscallArgument[] {
+export function parseCliArguments(
+  parameters: readonly SyscallParameter[],
+  texts: readonly string[],
+): SyscallArgument[] {
   return texts.map((text, index) => {
     const parameter = parameters[index];
     return parameter === undefined ? text : parseCliArgument(parameter, text);
@@ -46,24 +51,18 @@ function parse(kind: ArgumentKind, text: string): SyscallArgument {
     if (kind.type !== 'any') return parseSymbols(text);
     return size === undefined ? parseAny(text) : room(size);
   }
-  if (text === 'NULL') return null;
+  const pointer = parsePointer(text);
+  if (pointer !== undefined) return pointer;
   if (size !== undefined) return room(size);
-  const hex = parseHex(text);
-  if (hex !== undefined) return hex;
-  const isData = kind.type === 'byte' || kind.type === 'chars';
-  if (kind.direction === 'in' && isData) return text;
-  const json = /^\s*[[{"]/.test(text) ? parseJson(text) : undefined;
-  if (json !== undefined) return json;
-  const number = parseNumber(text);
-  if (number === undefined) throw new PenumbraError('BAD_ARGUMENT', `'${text}' is none of @, @SIZE, NULL, an address, hex:BYTES, JSON`);
-  return rawAddress(number);
+  const isText = kind.type === 'byte' || kind.type === 'chars';
+  if (kind.direction === 'in' && isText) return parseHex(text) ?? text;
+  return parseHex(text) ?? withRooms(kind.type, parseJson(text));
 }
 
-/** A number where it is one, otherwise a string; bytes as hex:. */
+/** A number where it is one, an address, bytes as hex:, otherwise a string. */
 function parseAny(text: string): SyscallArgument {
-  if (text === 'NULL') return null;
-  const hex = parseHex(text);
-  if (hex !== undefined) return hex;
+  const placed = parsePointer(text) ?? parseHex(text);
+  if (placed !== undefined) return placed;
   try {
     return parseSymbols(text);
   } catch {
@@ -80,13 +79,35 @@ function parseHex(text: string): Buffer | undefined {
   return digits === undefined ? undefined : Buffer.from(digits, 'hex');
 }
 
-/** Pieces that are to be written to are numbers of bytes. */
-function parseJson(text: string): SyscallArgument {
-  let value: unknown;
+function parsePointer(text: string): SyscallArgument {
+  if (text === 'NULL') return null;
+  const address = ADDRESS.exec(text)?.[1];
+  if (address === undefined) return undefined;
+  const number = parseNumber(address);
+  if (number === undefined) throw new PenumbraError('BAD_ARGUMENT', `'${address}' is no address`);
+  return rawAddress(number);
+}
+
+function parseJson(text: string): unknown {
+  const number = parseNumber(text);
+  if (number !== undefined) return number;
   try {
-    value = JSON.parse(text);
+    return JSON.parse(text);
   } catch (cause) {
-    throw new PenumbraError('BAD_ARGUMENT', `'${text}' is not valid JSON`, { cause });
+    throw new PenumbraError('BAD_ARGUMENT', `'${text}' is none of @, @SIZE, NULL, &ADDRESS, hex:BYTES, JSON`, {
+      cause,
+    });
   }
+}
+
+/** In vectors a number stands for so many bytes of room. */
+function withRooms(type: string, value: unknown): SyscallArgument {
+  const pieces = (list: unknown) =>
+    Array.isArray(list) ? list.map((piece: unknown) => (typeof piece === 'number' ? out(piece) : piece)) : list;
+  const message = (each: unknown) =>
+    typeof each === 'object' && each !== null && 'iov' in each ? { ...each, iov: pieces(each.iov) } : each;
+  if (type === 'iovec') return pieces(value) as SyscallArgument;
+  if (type === 'msghdr') return message(value) as SyscallArgument;
+  if (type === 'mmsghdr' && Array.isArray(value)) return value.map(message);
   return value as SyscallArgument;
 }

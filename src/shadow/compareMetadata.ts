@@ -18,7 +18,11 @@ export interface MetadataDifference {
 }
 
 /** Pointers behind a typedef (kernel: uapi linux/capability.h). */
-const POINTER_TYPEDEFS: ReadonlySet<string> = new Set(['cap_user_header_t', 'cap_user_data_t', 'const cap_user_data_t']);
+const POINTER_TYPEDEFS: ReadonlySet<string> = new Set([
+  'cap_user_header_t',
+  'cap_user_data_t',
+  'const cap_user_data_t',
+]);
 
 /**
  * What the table and a guest's own description of its system calls disagree on. Calls that the guest does not
@@ -38,7 +42,13 @@ function compareCall(definition: SyscallDefinition, guest: GuestSyscallMetadata)
   const syscall = definition.name;
   const { parameters } = definition;
   if (parameters.length !== guest.nb_args) {
-    return [{ syscall, kind: 'count', message: `${syscall} has ${guest.nb_args} arguments in the guest, ${parameters.length} in the table` }];
+    return [
+      {
+        syscall,
+        kind: 'count',
+        message: `${syscall} has ${guest.nb_args} arguments in the guest, ${parameters.length} in the table`,
+      },
+    ];
   }
   const differences: MetadataDifference[] = [];
   for (const [index, { name, kind }] of parameters.entries()) {
@@ -46,10 +56,18 @@ function compareCall(definition: SyscallDefinition, guest: GuestSyscallMetadata)
     const guestName = guest.args[index] ?? '';
     const isPointer = type.includes('*') || POINTER_TYPEDEFS.has(type);
     if (!isEitherWay(kind) && isPointer !== (kind.form !== 'value')) {
-      differences.push({ syscall, kind: 'pointer', message: `${syscall}, argument ${name}: the guest's type is '${type}'` });
+      differences.push({
+        syscall,
+        kind: 'pointer',
+        message: `${syscall}, argument ${name}: the guest's type is '${type}'`,
+      });
     }
     if (name !== guestName) {
-      differences.push({ syscall, kind: 'name', message: `${syscall}, argument ${index + 1}: ${guestName} in the guest, ${name} in the table` });
+      differences.push({
+        syscall,
+        kind: 'name',
+        message: `${syscall}, argument ${index + 1}: ${guestName} in the guest, ${name} in the table`,
+      });
     }
   }
   return differences;

@@ -56,6 +56,14 @@ interface ConstantTable {
   values: ReadonlyMap<string, bigint>;
 }
 
+interface GroupDraft {
+  mask: bigint | undefined;
+  enums: Map<bigint, string>;
+  flags: { name: string; value: bigint }[];
+}
+
+/** group, kind, NAME (none for a mask), value */
+const LINE = /^([a-z_]+) +(enum|flag|mask) +(?:([A-Z_]\w*) +)?(\S+)$/;
 const PROFILE = new URL('../../../profiles/constants.x86_64', import.meta.url);
 let loaded: ConstantTable | undefined;
 
@@ -67,30 +75,27 @@ export function constantTable(): ConstantTable {
 
 /** @throws PenumbraError INTERNAL naming the line that is malformed */
 export function parseConstants(text: string): ConstantTable {
-  const groups = new Map<string, { mask?: bigint; enums: Map<bigint, string>; flags: { name: string; value: bigint }[] }>();
+  const groups = new Map<string, GroupDraft>();
   const values = new Map<string, bigint>();
   for (const [index, line] of text.split('\n').entries()) {
     if (line === '' || line.startsWith('#')) continue;
-    const [groupName = '', kind, ...rest] = line.split(/ +/);
-    const value = parseNumber(rest.at(-1) ?? '');
-    const name = kind === 'mask' ? '' : rest[0];
-    if (value === undefined || name === undefined || rest.length !== (kind === 'mask' ? 1 : 2) || !/^(enum|flag|mask)$/.test(kind ?? '')) {
+    const match = LINE.exec(line);
+    const value = parseNumber(match?.[4] ?? '');
+    if (match === null || value === undefined || (match[2] === 'mask') !== (match[3] === undefined)) {
       throw new PenumbraError('INTERNAL', `profiles/constants.x86_64 line ${index + 1} is malformed`);
     }
-    let group = groups.get(groupName);
-    if (group === undefined) groups.set(groupName, (group = { enums: new Map(), flags: [] }));
+    const [, groupName = '', kind, name = ''] = match;
+    const group: GroupDraft = groups.get(groupName) ?? { mask: undefined, enums: new Map(), flags: [] };
+    groups.set(groupName, group);
     if (kind === 'mask') group.mask = value;
-    else if (kind === 'enum') {
-      if (!group.enums.has(value)) group.enums.set(value, name);
-    } else group.flags.push({ name, value });
-    if (name !== '') values.set(name, value);
+    else values.set(name, value);
+    if (kind === 'enum' && !group.enums.has(value)) group.enums.set(value, name);
+    if (kind === 'flag') group.flags.push({ name, value });
   }
-  const finished = new Map<string, ConstantGroup>();
-  for (const [name, { mask, enums, flags }] of groups) {
-    flags.sort((a, b) => bitCount(b.value) - bitCount(a.value));
-    finished.set(name, { name, mask, enums, flags });
-  }
-  return { groups: finished, values };
+  const finished = [...groups].map(([name, { mask, enums, flags }]): [string, ConstantGroup] => {
+    return [name, { name, mask, enums, flags: flags.sort((a, b) => bitCount(b.value) - bitCount(a.value)) }];
+  });
+  return { groups: new Map(finished), values };
 }
 
 /** Decimal, 0x hexadecimal, 0b binary, and octal as in C (0755) or JavaScript (0o755), with a sign; else undefined. */

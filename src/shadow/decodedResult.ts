@@ -47,7 +47,12 @@ export function decodeResult(
     arguments: definition.parameters.map(({ name }, index) => {
       const after = errno === undefined ? result.out[index] : undefined;
       const written = after === undefined ? undefined : decodeWritten(definition, prepared, index, after, result);
-      return { name, given: describeGiven(definition, prepared, index), returned: written?.value, bytes: written?.bytes };
+      return {
+        name,
+        given: describeGiven(definition, prepared, index),
+        returned: written?.value,
+        bytes: written?.bytes,
+      };
     }),
   };
 }
@@ -79,7 +84,10 @@ function decodeWritten(
 /** A defect of the executor, not of the guest. */
 function requireSize({ name, parameters }: SyscallDefinition, index: number, after: Buffer, size: number): void {
   if (after.length >= size) return;
-  throw new PenumbraError('INTERNAL', `${name}, argument ${parameters[index]?.name}: ${after.length} of ${size} bytes came back`);
+  throw new PenumbraError(
+    'INTERNAL',
+    `${name}, argument ${parameters[index]?.name}: ${after.length} of ${size} bytes came back`,
+  );
 }
 
 /** How much of a buffer the kernel says it has written: never more than the buffer holds. */
@@ -93,7 +101,8 @@ function validBytes(definition: SyscallDefinition, kind: BufferKind, size: numbe
     const counter = definition.parameters.findIndex(({ name }) => name === length.argument);
     const counterKind = definition.parameters[counter]?.kind;
     const bytes = result.out[counter];
-    if (bytes !== undefined && counterKind?.form === 'buffer') return clamp(Number(typeOf(counterKind).decode(bytes)), size);
+    if (bytes !== undefined && counterKind?.form === 'buffer')
+      return clamp(Number(typeOf(counterKind).decode(bytes)), size);
   }
   return size;
 }
@@ -110,7 +119,11 @@ function decodeBuffer(kind: BufferKind, bytes: Buffer): Decoded {
   });
 }
 
-function describeGiven({ parameters }: SyscallDefinition, prepared: readonly PreparedArgument[], index: number): Decoded | undefined {
+function describeGiven(
+  { parameters }: SyscallDefinition,
+  prepared: readonly PreparedArgument[],
+  index: number,
+): Decoded | undefined {
   const argument = prepared[index] as PreparedArgument;
   const kind = parameters[index]?.kind;
   if ('value' in argument) return argument.value;
@@ -121,10 +134,14 @@ function describeGiven({ parameters }: SyscallDefinition, prepared: readonly Pre
     case 'raw':
       return argument.address;
     case 'data':
-      return kind?.form === 'string' ? argument.bytes.subarray(0, -1) : describeBytes(argument.bytes, () => describeData(kind, argument.bytes));
+      return kind?.form === 'string'
+        ? argument.bytes.subarray(0, -1)
+        : describeBytes(argument.bytes, () => describeData(kind, argument.bytes));
     case 'scattered':
       if (kind?.form === 'buffer' && kind.direction === 'fill') return undefined;
-      return describeBytes(argument.buffer.bytes, () => argument.buffer.decode(argument.buffer.bytes, Number.POSITIVE_INFINITY));
+      return describeBytes(argument.buffer.bytes, () =>
+        argument.buffer.decode(argument.buffer.bytes, Number.POSITIVE_INFINITY),
+      );
     case 'room':
       return undefined;
   }

@@ -160,7 +160,11 @@ const KERNEL_ONLY: readonly (readonly [number, string, string])[] = [
 ];
 
 /** Second names of the same number. */
-const ALIASES: Readonly<Record<string, string>> = { EWOULDBLOCK: 'EAGAIN', EDEADLOCK: 'EDEADLK', ENOTSUP: 'EOPNOTSUPP' };
+const ALIASES: Readonly<Record<string, string>> = {
+  EWOULDBLOCK: 'EAGAIN',
+  EDEADLOCK: 'EDEADLK',
+  ENOTSUP: 'EOPNOTSUPP',
+};
 
 /** The kernel's MAX_ERRNO (include/linux/err.h): raw results from -4095 to -1 are errors, everything else is a value. */
 export const MAXIMUM_ERRNO = 4095;

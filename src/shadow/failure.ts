@@ -4,11 +4,18 @@ import type { Kernel } from '../kernel/kernel.js';
 
 /** A call in a shadow that ended otherwise than by returning. `address` is where the guest's code stood. */
 export class CallError extends PenumbraError {
+  /** name of the syscall, or `function` */
+  readonly call: string;
   readonly stopClass: StopClass;
+  /** functions of the guest kernel whose return addresses were on the stack, innermost first; some may be stale */
+  readonly callers: readonly string[];
 
-  constructor(failure: NativeFailure, stopClass: StopClass, kernel: Kernel) {
-    super(failure.code as ErrorCode, failure.message + place(failure.address, kernel), { address: failure.address });
+  constructor(failure: NativeFailure, call: string, stopClass: StopClass, kernel: Kernel) {
+    const message = `${call}: ${failure.message}${place(failure.address, kernel)}`;
+    super(failure.code as ErrorCode, message, { address: failure.address });
+    this.call = call;
     this.stopClass = stopClass;
+    this.callers = Array.from(failure.callers, (address) => kernel.symbolAt(address)?.name ?? `0x${address.toString(16)}`);
   }
 }
 

@@ -24,7 +24,9 @@ const SCATTERED = /^m*(iovec|msghdr)$|^strings$/;
 /** `openat(AT_FDCWD, "/etc/passwd", O_RDONLY, 000) = 3`: one line, safe to print. */
 export function formatCall(result: DecodedResult, limits: FormatLimits = DEFAULT_LIMITS): string {
   const { name, parameters } = result.definition;
-  const args = result.arguments.map((argument, index) => formatArgument(parameters[index] as SyscallParameter, argument, limits));
+  const args = result.arguments.map((argument, index) =>
+    formatArgument(parameters[index] as SyscallParameter, argument, limits),
+  );
   return `${name}(${args.join(', ')}) = ${formatReturn(result)}`;
 }
 
@@ -102,7 +104,11 @@ function formatValue(kind: Extract<ArgumentKind, { form: 'value' }>, given: Deco
 }
 
 /** Buffers that nobody has filled are shown as their place only. */
-function formatPointer(given: Decoded | undefined, symbols: Readonly<Record<string, string>>, limits: FormatLimits): string {
+function formatPointer(
+  given: Decoded | undefined,
+  symbols: Readonly<Record<string, string>>,
+  limits: FormatLimits,
+): string {
   if (given === undefined) return '...';
   if (given === null) return 'NULL';
   return typeof given === 'bigint' ? formatAddress(given) : formatDecoded(given, symbols, limits);
@@ -118,12 +124,18 @@ function formatDecoded(value: Decoded, symbols: Readonly<Record<string, string>>
     if (member === undefined) return [];
     const group = symbols[key];
     const isNumber = typeof member === 'number' || typeof member === 'bigint';
-    return [`${key}=${group !== undefined && isNumber ? formatSymbols(group, BigInt(member)) : formatDecoded(member, {}, limits)}`];
+    return [
+      `${key}=${group !== undefined && isNumber ? formatSymbols(group, BigInt(member)) : formatDecoded(member, {}, limits)}`,
+    ];
   });
   return `{${members.join(', ')}}`;
 }
 
-function formatArray(values: readonly Decoded[], symbols: Readonly<Record<string, string>>, limits: FormatLimits): string {
+function formatArray(
+  values: readonly Decoded[],
+  symbols: Readonly<Record<string, string>>,
+  limits: FormatLimits,
+): string {
   const shown = values.slice(0, limits.elements).map((value) => formatDecoded(value, symbols, limits));
   if (values.length > shown.length) shown.push(`... ${values.length - shown.length} more`);
   return `[${shown.join(', ')}]`;

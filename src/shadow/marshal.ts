@@ -93,13 +93,17 @@ function prepareArgument(
     case 'buffer':
       return prepareBuffer(kind, given);
     case 'value':
-      if (kind.type === 'address') return { value: given === null ? 0n : toRegister(given instanceof RawAddress ? given.address : given) };
+      if (kind.type === 'address')
+        return { value: given === null ? 0n : toRegister(given instanceof RawAddress ? given.address : given) };
       return (kind.type === 'any' ? prepareAny(given) : undefined) ?? { value: toRegister(given) };
   }
 }
 
 /** The first buffer whose length the parameter is. */
-function lengthOwner({ parameters }: SyscallDefinition, { name, kind }: SyscallParameter): SyscallParameter | undefined {
+function lengthOwner(
+  { parameters }: SyscallDefinition,
+  { name, kind }: SyscallParameter,
+): SyscallParameter | undefined {
   if (kind.form === 'value' && kind.type !== 'size' && kind.type !== 'count') return undefined;
   return parameters.find((other) => other.kind.form === 'buffer' && other.kind.length?.argument === name);
 }
@@ -141,7 +145,8 @@ function settleAgainst(draft: Draft, kind: BufferKind, value: bigint): void {
   const counterName = kind.length.argument;
   if (pointee.place === 'scattered') {
     const { count } = pointee.buffer;
-    if (value > BigInt(count)) throw new PenumbraError('BAD_ARGUMENT', `${counterName} says ${value} elements, ${count} are given`);
+    if (value > BigInt(count))
+      throw new PenumbraError('BAD_ARGUMENT', `${counterName} says ${value} elements, ${count} are given`);
   } else if (pointee.place === 'data' || pointee.place === 'room') {
     const needed = bytesOfLength(kind.length, typeOf(kind), value);
     if (pointee.place === 'room') settleRoom(draft, kind, needed, needed);
@@ -181,7 +186,8 @@ function toRegister(given: SyscallArgument): bigint {
     return given;
   }
   if (typeof given === 'number' && Number.isSafeInteger(given)) return BigInt(given);
-  if (typeof given === 'number') throw new PenumbraError('BAD_ARGUMENT', `${given} is no integer that a number holds exactly`);
+  if (typeof given === 'number')
+    throw new PenumbraError('BAD_ARGUMENT', `${given} is no integer that a number holds exactly`);
   throw new PenumbraError('BAD_ARGUMENT', 'a number or a bigint is expected');
 }
 

@@ -90,7 +90,7 @@ function takesRegistersFirst(kernel: Kernel): boolean {
 
 /**
  * Where BTF leaves the function out (5.10) the entry code tells: it passes the registers as `mov %rsp,%rdi` or as
- * `mov %rsp,%rsi`, next to its call (arch/x86/entry/entry_64.S).
+ * `mov %rsp,%rsi`, shortly before its call (arch/x86/entry/entry_64.S).
  */
 function entryPassesRegistersFirst(kernel: Kernel): boolean {
   const entry = kernel.requireSymbol('entry_SYSCALL_64');
@@ -98,9 +98,11 @@ function entryPassesRegistersFirst(kernel: Kernel): boolean {
   const code = kernel.virtual.read(entry, 512);
   for (let at = code.indexOf(0xe8); at >= 0 && at + 5 <= code.length; at = code.indexOf(0xe8, at + 1)) {
     if (entry + BigInt(at + 5 + code.readInt32LE(at + 1)) !== target) continue;
-    const before = code.subarray(Math.max(0, at - 16), at);
-    if (before.includes(Buffer.from([0x48, 0x89, 0xe7]))) return true;
-    if (before.includes(Buffer.from([0x48, 0x89, 0xe6]))) return false;
+    // Between the two may stand alternatives for the speculation mitigations.
+    const before = code.subarray(Math.max(0, at - 96), at);
+    const first = before.lastIndexOf(Buffer.from([0x48, 0x89, 0xe7]));
+    const second = before.lastIndexOf(Buffer.from([0x48, 0x89, 0xe6]));
+    if (first !== second) return first > second;
   }
   throw new PenumbraError('NO_MEMBER', "neither BTF nor the entry code tells do_syscall_64's arguments");
 }

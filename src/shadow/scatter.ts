@@ -15,7 +15,16 @@ const MSGHDR_SIZE = 56;
 const MMSGHDR_SIZE = 64;
 
 /** struct user_msghdr on x86-64 (kernel: linux/socket.h). */
-const MSGHDR = { name: 0, nameLength: 8, iov: 16, iovLength: 24, control: 32, controlLength: 40, flags: 48, transferred: 56 };
+const MSGHDR = {
+  name: 0,
+  nameLength: 8,
+  iov: 16,
+  iovLength: 24,
+  control: 32,
+  controlLength: 40,
+  flags: 48,
+  transferred: 56,
+};
 
 const NATURAL_PIECE = 8192;
 const NATURAL_NAME = 128;
@@ -46,7 +55,8 @@ class Arena {
     const padding = (ALIGNMENT - (this.#size % ALIGNMENT)) % ALIGNMENT;
     const at = this.#size + padding;
     this.#size = at + bytes.length;
-    if (this.#size > MAXIMUM_BUFFER) throw new PenumbraError('BAD_ARGUMENT', `the pieces are together larger than ${MAXIMUM_BUFFER} bytes`);
+    if (this.#size > MAXIMUM_BUFFER)
+      throw new PenumbraError('BAD_ARGUMENT', `the pieces are together larger than ${MAXIMUM_BUFFER} bytes`);
     this.#chunks.push(Buffer.alloc(padding), bytes);
     return { at, size: bytes.length };
   }
@@ -92,7 +102,9 @@ export function scatterMessages(messages: readonly Message[], receives: boolean)
   const arena = new Arena();
   const headers = Buffer.alloc(MMSGHDR_SIZE * messages.length);
   const headerPlace = arena.place(headers);
-  const places = messages.map((message, index) => placeMessage(arena, headerPlace, headers, index * MMSGHDR_SIZE, message, receives));
+  const places = messages.map((message, index) =>
+    placeMessage(arena, headerPlace, headers, index * MMSGHDR_SIZE, message, receives),
+  );
   return {
     bytes: arena.bytes(),
     fixups: arena.fixups,
@@ -185,7 +197,9 @@ function pieceBytes(piece: unknown): Buffer {
 }
 
 function encodeName(name: Message['name']): Buffer | Out | null {
-  return name === null || name === undefined || Buffer.isBuffer(name) || name instanceof Out ? (name ?? null) : encodeSocketAddress(name);
+  return name === null || name === undefined || Buffer.isBuffer(name) || name instanceof Out
+    ? (name ?? null)
+    : encodeSocketAddress(name);
 }
 
 function optionalBytes(part: Buffer | Out | null): Buffer | undefined {
@@ -193,5 +207,6 @@ function optionalBytes(part: Buffer | Out | null): Buffer | undefined {
 }
 
 function requireCount(count: number): void {
-  if (count > MOST_PIECES) throw new PenumbraError('BAD_ARGUMENT', `${count} elements, the kernel takes up to ${MOST_PIECES}`);
+  if (count > MOST_PIECES)
+    throw new PenumbraError('BAD_ARGUMENT', `${count} elements, the kernel takes up to ${MOST_PIECES}`);
 }

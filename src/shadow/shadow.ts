@@ -99,7 +99,8 @@ export class Shadow {
     const result = await this.#native.run(encodeBatch(steps));
     if (result.failure !== undefined) {
       this.#open = false;
-      throw new CallError(result.failure, this.stopClass, this.#kernel);
+      const call = nameOf(steps[result.values.length]);
+      throw new CallError(result.failure, call, this.stopClass, this.#kernel);
     }
     return decodeBatch(steps, result);
   }
@@ -118,4 +119,9 @@ export class Shadow {
   close(): void {
     this.#open = false;
   }
+}
+
+function nameOf(step: BatchStep | undefined): string {
+  if (step === undefined || step.kind === 'function') return 'function';
+  return syscallTable().find(Number(step.nr))?.name ?? `syscall ${step.nr}`;
 }

@@ -72,7 +72,10 @@ export class SyscallTable {
       throw new PenumbraError('BAD_ARGUMENT', `there is no system call number ${nameOrNumber}`);
     }
     const near = this.#nearest(nameOrNumber);
-    throw new PenumbraError('BAD_ARGUMENT', `there is no system call '${nameOrNumber}'${near === undefined ? '' : `: did you mean ${near}?`}`);
+    throw new PenumbraError(
+      'BAD_ARGUMENT',
+      `there is no system call '${nameOrNumber}'${near === undefined ? '' : `: did you mean ${near}?`}`,
+    );
   }
 
   /** Every call, in the order of the file. */
@@ -81,7 +84,9 @@ export class SyscallTable {
   }
 
   #nearest(name: string): string | undefined {
-    const candidates = [...this.#names.keys()].filter((known) => known.includes(name) || name.includes(known));
+    const known = [...this.#names.keys()];
+    const longer = known.filter((candidate) => candidate.includes(name));
+    const candidates = longer.length > 0 ? longer : known.filter((candidate) => name.includes(candidate));
     return candidates.sort((a, b) => Math.abs(a.length - name.length) - Math.abs(b.length - name.length))[0];
   }
 }
@@ -106,7 +111,14 @@ function parseLine(line: string): SyscallDefinition {
   const parameters = (returns === undefined ? words : words.slice(0, -1)).map(parseParameter);
   if (parameters.length > MOST_PARAMETERS) throw malformed(line, 'has more than six arguments');
   checkLengths(parameters, line);
-  return { number: Number(number), name, entry, refusal: reason, parameters, returns: (returns ?? 'int') as ReturnKind };
+  return {
+    number: Number(number),
+    name,
+    entry,
+    refusal: reason,
+    parameters,
+    returns: (returns ?? 'int') as ReturnKind,
+  };
 }
 
 /** Divides `arguments -- reason`. */
@@ -121,7 +133,8 @@ function checkLengths(parameters: readonly SyscallParameter[], line: string): vo
     if (kind.form !== 'buffer' || kind.length?.argument === undefined) continue;
     const counter = parameters.find(({ name }) => name === kind.length?.argument);
     if (counter === undefined) throw malformed(line, `has no argument ${kind.length.argument}`);
-    if ((counter.kind.form === 'buffer') !== kind.length.indirect) throw malformed(line, `${counter.name} is not that kind of length`);
+    if ((counter.kind.form === 'buffer') !== kind.length.indirect)
+      throw malformed(line, `${counter.name} is not that kind of length`);
   }
 }
 

@@ -31,7 +31,10 @@ export function decodeDirents(bytes: Buffer, form: 'dirent64' | 'dirent' = 'dire
     const left = bytes.length - at;
     const length = left >= name ? bytes.readUInt16LE(at + 16) : 0;
     if (length <= name || length > left) {
-      throw new PenumbraError('CORRUPT', `${form} at byte ${at} has the record length ${length}, ${left} bytes are left`);
+      throw new PenumbraError(
+        'CORRUPT',
+        `${form} at byte ${at} has the record length ${length}, ${left} bytes are left`,
+      );
     }
     const record = bytes.subarray(at, at + length);
     entries.push({

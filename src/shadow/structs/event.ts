@@ -47,7 +47,10 @@ function bitSet(name: string, size: number, naturalSize: number, first: number):
       for (const member of value as unknown[]) {
         const bit = Number(member) - first;
         if (!Number.isInteger(bit) || bit < 0 || bit >= naturalSize * 8) {
-          throw new PenumbraError('BAD_ARGUMENT', `${name}: ${String(member)} is not from ${first} to ${naturalSize * 8 - 1 + first}`);
+          throw new PenumbraError(
+            'BAD_ARGUMENT',
+            `${name}: ${String(member)} is not from ${first} to ${naturalSize * 8 - 1 + first}`,
+          );
         }
         bytes[bit >> 3] = (bytes[bit >> 3] as number) | (1 << (bit & 7));
       }
@@ -60,4 +63,15 @@ const sigset = bitSet('sigset', 8, 8, 1);
 /** 8192 CPUs, the most that Linux on x86-64 can be built for. */
 const cpuset = bitSet('cpuset', 1, 1024, 0);
 
-export const eventTypes = [pollfd, epollEvent, sigaction, stack, sigevent, siginfo, ioEvent, futexWaitv, sigset, cpuset];
+export const eventTypes = [
+  pollfd,
+  epollEvent,
+  sigaction,
+  stack,
+  sigevent,
+  siginfo,
+  ioEvent,
+  futexWaitv,
+  sigset,
+  cpuset,
+];

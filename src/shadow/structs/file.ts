@@ -1,5 +1,17 @@
 /** Files and file systems. Kernel: arch/x86 uapi asm/stat.h, uapi linux/stat.h, asm-generic/statfs.h, linux/openat2.h. */
-import { type AbiType, chars, i32, i64, nested, requireLength, type StructValue, struct, u16, u32, u64 } from './layout.js';
+import {
+  type AbiType,
+  chars,
+  i32,
+  i64,
+  nested,
+  requireLength,
+  type StructValue,
+  struct,
+  u16,
+  u32,
+  u64,
+} from './layout.js';
 import { timespec } from './time.js';
 
 const statFields = {

@@ -1,7 +1,14 @@
 import { PenumbraError } from '../../errors.js';
 
 /** What decoders give: plain objects of numbers (up to 32 bits), bigints (64 bits), Buffers (names, raw bytes). */
-export type Decoded = number | bigint | string | Buffer | null | readonly Decoded[] | { readonly [field: string]: Decoded };
+export type Decoded =
+  | number
+  | bigint
+  | string
+  | Buffer
+  | null
+  | readonly Decoded[]
+  | { readonly [field: string]: Decoded };
 
 /** A member of a structure: where it is and how it is read and written. */
 export interface Field<T> {
@@ -49,7 +56,9 @@ export function struct<F extends Fields>(
   more: Partial<Pick<AbiType, 'initial' | 'naturalSize'>> = {},
 ): StructType<StructValue<F>> {
   const entries = Object.entries(fields) as unknown as [string, Field<Decoded>][];
-  const symbols = Object.fromEntries(entries.flatMap(([key, { symbols: group }]) => (group === undefined ? [] : [[key, group]])));
+  const symbols = Object.fromEntries(
+    entries.flatMap(([key, { symbols: group }]) => (group === undefined ? [] : [[key, group]])),
+  );
   return {
     name,
     size,
@@ -59,7 +68,9 @@ export function struct<F extends Fields>(
     symbols,
     decode(bytes: Buffer) {
       requireLength(name, bytes, size);
-      return Object.fromEntries(entries.map(([key, field]) => [key, field.read(bytes, field.offset)])) as StructValue<F>;
+      return Object.fromEntries(
+        entries.map(([key, field]) => [key, field.read(bytes, field.offset)]),
+      ) as StructValue<F>;
     },
     encode(value: unknown) {
       const bytes = Buffer.from(more.initial ?? Buffer.alloc(size));
@@ -70,11 +81,13 @@ export function struct<F extends Fields>(
 }
 
 function encodeFields(name: string, fields: [string, Field<Decoded>][], value: unknown, into: Buffer): void {
-  if (typeof value !== 'object' || value === null) throw new PenumbraError('BAD_ARGUMENT', `struct ${name}: an object is expected`);
+  if (typeof value !== 'object' || value === null)
+    throw new PenumbraError('BAD_ARGUMENT', `struct ${name}: an object is expected`);
   const known = new Map(fields);
   for (const [key, member] of Object.entries(value)) {
     const field = known.get(key);
-    if (field === undefined) throw new PenumbraError('BAD_ARGUMENT', `struct ${name} has no field '${key}': ${[...known.keys()].join(', ')}`);
+    if (field === undefined)
+      throw new PenumbraError('BAD_ARGUMENT', `struct ${name} has no field '${key}': ${[...known.keys()].join(', ')}`);
     try {
       field.write(into, field.offset, member as Decoded);
     } catch (cause) {
@@ -86,7 +99,8 @@ function encodeFields(name: string, fields: [string, Field<Decoded>][], value: u
 
 /** @throws PenumbraError CORRUPT when the bytes are fewer than the type needs */
 export function requireLength(name: string, bytes: Buffer, size: number): void {
-  if (bytes.length < size) throw new PenumbraError('CORRUPT', `struct ${name} needs ${size} bytes, ${bytes.length} are there`);
+  if (bytes.length < size)
+    throw new PenumbraError('CORRUPT', `struct ${name} needs ${size} bytes, ${bytes.length} are there`);
 }
 
 export const u8 = (offset: number, symbols?: string) => number(offset, 1, false, symbols);

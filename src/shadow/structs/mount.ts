@@ -1,7 +1,12 @@
 /** Mounts. Kernel: uapi linux/mount.h (statmount and listmount since Linux 6.8, mount_setattr since 5.12). */
 import { type AbiType, beforeNul, requireLength, type StructValue, struct, u32, u64 } from './layout.js';
 
-const mountAttr = struct('mount_attr', 32, { attrSet: u64(0), attrClr: u64(8), propagation: u64(16), usernsFd: u64(24) });
+const mountAttr = struct('mount_attr', 32, {
+  attrSet: u64(0),
+  attrClr: u64(8),
+  propagation: u64(16),
+  usernsFd: u64(24),
+});
 
 /** MNT_ID_REQ_SIZE_VER0; listing from LSMT_ROOT, the root of the caller's mount namespace, unless told otherwise. */
 const REQUEST_SIZE = 24;

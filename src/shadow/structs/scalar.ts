@@ -21,7 +21,9 @@ function scalar<T>(name: string, field: Field<T>): AbiType<T> {
       try {
         field.write(bytes, 0, value as T);
       } catch (cause) {
-        throw new PenumbraError('BAD_ARGUMENT', `${name}: ${cause instanceof Error ? cause.message : String(cause)}`, { cause });
+        throw new PenumbraError('BAD_ARGUMENT', `${name}: ${cause instanceof Error ? cause.message : String(cause)}`, {
+          cause,
+        });
       }
       return bytes;
     },
@@ -49,7 +51,10 @@ const chars: AbiType<Buffer> = {
 };
 
 /** An iovec whose addresses are meant for another process: nothing is placed behind them. */
-const remoteIovec: StructType<{ base: bigint; len: bigint }> = struct('remote_iovec', 16, { base: u64(0), len: u64(8) });
+const remoteIovec: StructType<{ base: bigint; len: bigint }> = struct('remote_iovec', 16, {
+  base: u64(0),
+  len: u64(8),
+});
 
 /** Numbers of 64 bits whose count comes as a length in bytes. */
 const u64list: AbiType<bigint[]> = {
@@ -58,7 +63,8 @@ const u64list: AbiType<bigint[]> = {
   variable: true,
   naturalSize: NATURAL_BYTES,
   symbols: {},
-  decode: (bytes) => Array.from({ length: Math.floor(bytes.length / 8) }, (_, index) => bytes.readBigUInt64LE(index * 8)),
+  decode: (bytes) =>
+    Array.from({ length: Math.floor(bytes.length / 8) }, (_, index) => bytes.readBigUInt64LE(index * 8)),
 };
 
 export const scalarTypes = [

@@ -1,5 +1,4 @@
 /** Socket addresses. Kernel: uapi linux/un.h, in.h, in6.h, netlink.h, if_packet.h. */
-import { isIPv4, isIPv6 } from 'node:net';
 import { PenumbraError } from '../../errors.js';
 import { AF_INET, AF_INET6, AF_NETLINK, AF_UNIX, AF_UNSPEC } from '../constants.js';
 import { type AbiType, beforeNul, requireLength } from './layout.js';
@@ -72,7 +71,10 @@ export function encodeSocketAddress(value: unknown): Buffer {
       return bytes;
     }
     default:
-      throw new PenumbraError('BAD_ARGUMENT', 'sockaddr: family is one of unspec, unix, inet, inet6, netlink (others as bytes)');
+      throw new PenumbraError(
+        'BAD_ARGUMENT',
+        'sockaddr: family is one of unspec, unix, inet, inet6, netlink (others as bytes)',
+      );
   }
 }
 
@@ -88,29 +90,50 @@ export function formatIPv6(bytes: Buffer): string {
   return `${before}::${after}`;
 }
 
-/** The 16 bytes of an IPv6 address that `isIPv6` accepts, without a zone. */
-function parseIPv6(text: string): Buffer {
-  const dotted = /^(.*:)([0-9.]+)$/.exec(text);
-  const plain = dotted?.[2]?.includes('.') ? `${dotted[1]}${groupsOfIPv4(dotted[2])}` : text;
-  const [head = '', tail] = plain.split('::');
-  const before = head === '' ? [] : head.split(':');
-  const after = tail === undefined || tail === '' ? [] : tail.split(':');
-  const zeros = tail === undefined ? [] : Array<string>(8 - before.length - after.length).fill('0');
-  const bytes = Buffer.alloc(16);
-  for (const [index, group] of [...before, ...zeros, ...after].entries()) bytes.writeUInt16BE(Number.parseInt(group, 16), index * 2);
-  return bytes;
+/** The four bytes of a dotted IPv4 address, or undefined. */
+function parseIPv4(text: string): Buffer | undefined {
+  const parts = text.split('.');
+  const isValid = parts.length === 4 && parts.every((part) => /^(0|[1-9][0-9]{0,2})$/.test(part) && Number(part) < 256);
+  return isValid ? Buffer.from(parts.map(Number)) : undefined;
 }
 
-function groupsOfIPv4(text: string): string {
-  const bytes = Buffer.from(text.split('.').map(Number));
-  return `${bytes.readUInt16BE(0).toString(16)}:${bytes.readUInt16BE(2).toString(16)}`;
+/** The 16 bytes of an IPv6 address without a zone, in any form of RFC 4291, or undefined. */
+function parseIPv6(text: string): Buffer | undefined {
+  const halves = text.split('::');
+  if (halves.length > 2) return undefined;
+  const before = parseGroups(halves[0] as string, halves.length === 1);
+  const after = halves[1] === undefined ? Buffer.alloc(0) : parseGroups(halves[1], true);
+  if (before === undefined || after === undefined) return undefined;
+  const missing = 16 - before.length - after.length;
+  if (halves.length === 1 ? missing !== 0 : missing < 2) return undefined;
+  return Buffer.concat([before, Buffer.alloc(missing), after]);
+}
+
+/** Groups between colons as bytes; the last may be a dotted IPv4 address where these are the address's end. */
+function parseGroups(text: string, isEnd: boolean): Buffer | undefined {
+  if (text === '') return Buffer.alloc(0);
+  const groups = text.split(':');
+  const bytes: Buffer[] = [];
+  for (const [index, group] of groups.entries()) {
+    const isDotted = isEnd && index === groups.length - 1 && group.includes('.');
+    const part = isDotted ? parseIPv4(group) : parseGroup(group);
+    if (part === undefined) return undefined;
+    bytes.push(part);
+  }
+  return Buffer.concat(bytes);
+}
+
+function parseGroup(text: string): Buffer | undefined {
+  return /^[0-9a-f]{1,4}$/i.test(text) ? Buffer.from(text.padStart(4, '0'), 'hex') : undefined;
 }
 
 function decodeUnix(name: Buffer): SocketAddress {
   if (name.length === 0) return { family: 'unix' };
   if (name[0] === 0) {
     // A buffer longer than the address is all zeros behind it: an unnamed socket, not a name of NULs.
-    return name.every((byte) => byte === 0) ? { family: 'unix' } : { family: 'unix', abstract: Buffer.from(name.subarray(1)) };
+    return name.every((byte) => byte === 0)
+      ? { family: 'unix' }
+      : { family: 'unix', abstract: Buffer.from(name.subarray(1)) };
   }
   return { family: 'unix', path: beforeNul(name) };
 }
@@ -144,15 +167,17 @@ function nameOf(value: unknown): Buffer {
 }
 
 function encodeInternet(address: Record<string, unknown>, family: typeof AF_INET | typeof AF_INET6): Buffer {
-  const text = address.address;
-  const valid = typeof text === 'string' && (family === AF_INET ? isIPv4(text) : isIPv6(text) && !text.includes('%'));
-  if (!valid) throw new PenumbraError('BAD_ARGUMENT', `sockaddr: '${String(text)}' is no ${family === AF_INET ? 'IPv4' : 'IPv6'} address`);
+  const text = String(address.address);
+  const host = family === AF_INET ? parseIPv4(text) : parseIPv6(text);
+  if (host === undefined) {
+    const version = family === AF_INET ? 'IPv4' : 'IPv6';
+    throw new PenumbraError('BAD_ARGUMENT', `sockaddr: '${text}' is no ${version} address`);
+  }
   const bytes = withFamily(family, family === AF_INET ? 16 : 28);
   bytes.writeUInt16BE(numberOf(address, 'port', 0xffff), 2);
-  if (family === AF_INET) Buffer.from(text.split('.').map(Number)).copy(bytes, 4);
-  else {
+  host.copy(bytes, family === AF_INET ? 4 : 8);
+  if (family === AF_INET6) {
     bytes.writeUInt32BE(numberOf(address, 'flowinfo', 0xffff_ffff), 4);
-    parseIPv6(text).copy(bytes, 8);
     bytes.writeUInt32LE(numberOf(address, 'scopeId', 0xffff_ffff), 24);
   }
   return bytes;

@@ -1,0 +1,197 @@
+import type { Options } from 'yargs';
+import type { PenumbraError } from '../errors.js';
+import type { AttachOptions, EngineName, Guest } from '../schedule/guest.js';
+import { type Command, type CommonArguments, type Context, ExitStatus, UsageError } from './command.js';
+import { failureDetails, failureLine } from './failure.js';
+import { complain } from './output.js';
+
+/** How every command that looks into a guest is told which one, and how. */
+export interface GuestArguments extends CommonArguments {
+  guest?: string;
+  qmp?: string;
+  all: boolean;
+  engine: EngineName;
+  as: string;
+  timeout: string;
+}
+
+/** A command that asks a guest and prints the answer once the guest runs on. */
+export interface GuestCommand<Arguments, Answer> extends Omit<Command<Arguments>, 'run'> {
+  /** @throws UsageError before the guest is touched */
+  check?(args: Arguments): void;
+  ask(guest: Guest, args: Arguments & GuestArguments, signal: AbortSignal): Promise<Answer>;
+  text(answer: Answer, args: Arguments): string | Buffer;
+  /** what to print as JSON; the answer itself unless given */
+  json?(answer: Answer, args: Arguments): unknown;
+  /** what is missing in the answer: a line of standard error each, and exit status 1 */
+  problems?(answer: Answer): readonly PenumbraError[];
+}
+
+const OPTIONS: Record<string, Options> = {
+  guest: { type: 'string', requiresArg: true, describe: "the guest of this name or QEMU's pid", conflicts: ['qmp', 'all'] },
+  qmp: { type: 'string', requiresArg: true, describe: 'the guest behind this QMP socket', conflicts: ['all'] },
+  all: { type: 'boolean', default: false, describe: 'every guest on this host' },
+  engine: {
+    choices: ['auto', 'kvm', 'unicorn', 'qemu'],
+    default: 'auto',
+    requiresArg: true,
+    describe: "what runs the guest's code",
+  },
+  as: {
+    type: 'string',
+    default: '1',
+    requiresArg: true,
+    describe: "process of the guest (pid) whose rights, root and namespaces are used",
+  },
+  timeout: { type: 'string', default: '2000', requiresArg: true, describe: 'ms that a batch of calls may take' },
+};
+const LONGEST_TIMEOUT = 3_600_000;
+const HIGHEST_PID = 4_194_304;
+
+export function guestCommand<Arguments, Answer>(command: GuestCommand<Arguments, Answer>): Command<Arguments & GuestArguments> {
+  const { positionals, options, examples } = command;
+  return {
+    ...(positionals === undefined ? {} : { positionals }),
+    options: { ...options, ...OPTIONS },
+    examples,
+    run(args, context) {
+      const attachOptions = attachOptionsOf(args, context.signal);
+      command.check?.(args);
+      return args.all ? askAll(command, args, attachOptions, context) : askOne(command, args, attachOptions, context);
+    },
+  };
+}
+
+/** What `attach` gets. @throws UsageError */
+export function attachOptionsOf(args: GuestArguments, signal: AbortSignal): AttachOptions {
+  const { guest, qmp, engine } = args;
+  return {
+    ...(guest === undefined ? {} : { guest }),
+    ...(qmp === undefined ? {} : { qmp }),
+    engine,
+    as: wholeNumber('as', args.as, HIGHEST_PID),
+    callTimeout: wholeNumber('timeout', args.timeout, LONGEST_TIMEOUT),
+    signal,
+  };
+}
+
+/** @throws UsageError unless `text` is a decimal number from `least` to `most` */
+export function wholeNumber(option: string, text: string, most: number, least = 1): number {
+  const number = /^\d+$/.test(text) ? Number(text) : Number.NaN;
+  if (number >= least && number <= most) return number;
+  throw new UsageError(`--${option} is a number from ${least} to ${most}, not '${text}'`);
+}
+
+/** Attaches, works, detaches. When interrupted it does not wait for the work, but for the guest to be let go. */
+export async function withGuest<Answer>(
+  options: AttachOptions,
+  verbose: boolean,
+  work: (guest: Guest) => Promise<Answer>,
+): Promise<Answer> {
+  const { attach } = await import('../index.js');
+  const guest = await attach(options);
+  try {
+    const answer = await orAborted(work(guest), options.signal);
+    if (verbose) await reportCosts(guest);
+    return answer;
+  } finally {
+    await guest.close();
+  }
+}
+
+async function askOne<Arguments, Answer>(
+  command: GuestCommand<Arguments, Answer>,
+  args: Arguments & GuestArguments,
+  options: AttachOptions,
+  { output, signal }: Context,
+): Promise<number> {
+  const answer = await withGuest(options, args.verbose, (guest) => command.ask(guest, args, signal));
+  if (args.json) await output.json(command.json?.(answer, args) ?? answer);
+  else await output.write(command.text(answer, args));
+  return reportProblems(command, answer);
+}
+
+interface Outcome<Answer> {
+  guest: string;
+  pid: number;
+  answer?: Answer;
+  error?: unknown;
+}
+
+/** All guests at once; one that fails does not keep the others from answering. */
+async function askAll<Arguments, Answer>(
+  command: GuestCommand<Arguments, Answer>,
+  args: Arguments & GuestArguments,
+  options: AttachOptions,
+  { output, signal }: Context,
+): Promise<number> {
+  const { listGuests } = await import('../index.js');
+  const ask = (guest: Guest): Promise<Answer> => command.ask(guest, args, signal);
+  const outcomes = await Promise.all(
+    (await listGuests()).map(async ({ name, pid }): Promise<Outcome<Answer>> => {
+      try {
+        return { guest: name, pid, answer: await withGuest({ ...options, guest: String(pid) }, args.verbose, ask) };
+      } catch (error) {
+        return { guest: name, pid, error };
+      }
+    }),
+  );
+  signal.throwIfAborted();
+  if (args.json) await output.json(outcomes.map((outcome) => jsonOutcome(command, args, outcome)));
+  let status: number = ExitStatus.success;
+  for (const outcome of outcomes) status = Math.max(status, await printOutcome(command, args, outcome, output));
+  return status;
+}
+
+function jsonOutcome<Arguments, Answer>(command: GuestCommand<Arguments, Answer>, args: Arguments, outcome: Outcome<Answer>) {
+  const { guest, pid, answer, error } = outcome;
+  if (answer === undefined) return { guest, pid, ok: false, error };
+  return { guest, pid, ok: true, result: command.json?.(answer, args) ?? answer };
+}
+
+async function printOutcome<Arguments, Answer>(
+  command: GuestCommand<Arguments, Answer>,
+  args: Arguments & GuestArguments,
+  { guest, pid, answer, error }: Outcome<Answer>,
+  output: Context['output'],
+): Promise<number> {
+  if (answer === undefined) {
+    complain(failureLine(error, guest));
+    if (args.verbose) complain(failureDetails(error));
+    return ExitStatus.failure;
+  }
+  if (!args.json) {
+    const { escapeBytes } = await import('../text.js');
+    await output.write(`== ${escapeBytes(guest)} (pid ${pid}) ==\n`);
+    await output.write(command.text(answer, args));
+  }
+  return reportProblems(command, answer, guest);
+}
+
+function reportProblems<Arguments, Answer>(command: GuestCommand<Arguments, Answer>, answer: Answer, guest?: string): number {
+  const problems = command.problems?.(answer) ?? [];
+  for (const problem of problems) complain(failureLine(problem, guest));
+  return problems.length === 0 ? ExitStatus.success : ExitStatus.failure;
+}
+
+async function orAborted<Answer>(work: Promise<Answer>, signal: AbortSignal | undefined): Promise<Answer> {
+  if (signal === undefined) return work;
+  let abort = (): void => undefined;
+  const aborted = new Promise<never>((_, reject) => {
+    abort = () => reject(signal.reason);
+    signal.addEventListener('abort', abort, { once: true });
+    if (signal.aborted) abort();
+  });
+  try {
+    return await Promise.race([work, aborted]);
+  } finally {
+    signal.removeEventListener('abort', abort);
+  }
+}
+
+async function reportCosts(guest: Guest): Promise<void> {
+  const { steps } = await guest.info();
+  const { stops, retries, totalStandstill } = guest.counts;
+  for (const { name, milliseconds } of steps) complain(`penumbra: ${name}: ${milliseconds.toFixed(1)} ms`);
+  complain(`penumbra: stopped ${stops} times (${retries} in vain), ${totalStandstill.toFixed(2)} ms in all`);
+}

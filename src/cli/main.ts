@@ -1,0 +1,64 @@
+/** The command line: parses it, runs the one command that was chosen, and turns how that ended into an exit status. */
+import { commandLineArguments } from './arguments.js';
+import { type Context, ExitStatus, UsageError } from './command.js';
+import { complain, Output, OutputClosed } from './output.js';
+import { parseCommandLine } from './parse.js';
+
+const SIGNALS = { SIGINT: ExitStatus.interrupted, SIGTERM: ExitStatus.terminated } as const;
+
+/** Why everything is to be taken down. */
+class Interrupted extends Error {
+  constructor(readonly signal: keyof typeof SIGNALS) {
+    super(`interrupted by ${signal}`);
+  }
+}
+
+async function main(): Promise<number> {
+  const stop = new AbortController();
+  const output = new Output((reason) => stop.abort(reason));
+  watchSignals(stop, output);
+  let verbose = false;
+  try {
+    const chosen = await parseCommandLine(commandLineArguments());
+    if ('text' in chosen) {
+      await output.write(chosen.text);
+      return ExitStatus.success;
+    }
+    verbose = chosen.args.verbose;
+    const context: Context = { output, signal: stop.signal };
+    return await chosen.command.run(chosen.args, context);
+  } catch (error) {
+    if (stop.signal.aborted) return statusOfEnd(stop.signal.reason);
+    return await report(error, verbose);
+  }
+}
+
+/** The first signal ends things in order, the second at once: the guest's watchdog then does what is left to do. */
+function watchSignals(stop: AbortController, output: Output): void {
+  for (const name of Object.keys(SIGNALS) as (keyof typeof SIGNALS)[]) {
+    process.on(name, () => {
+      if (stop.signal.aborted || output.isPending) process.exitCode = SIGNALS[name];
+      if (stop.signal.aborted) process.reallyExit(SIGNALS[name]);
+      stop.abort(new Interrupted(name));
+    });
+  }
+}
+
+function statusOfEnd(reason: unknown): number {
+  if (reason instanceof Interrupted) return SIGNALS[reason.signal];
+  return reason instanceof OutputClosed ? ExitStatus.success : ExitStatus.failure;
+}
+
+async function report(error: unknown, verbose: boolean): Promise<number> {
+  if (error instanceof UsageError) {
+    complain(`penumbra: ${error.message}`);
+    return ExitStatus.usage;
+  }
+  const { failureLine, failureDetails } = await import('./failure.js');
+  complain(failureLine(error));
+  if (verbose) complain(failureDetails(error));
+  return ExitStatus.failure;
+}
+
+const status = await main();
+process.exit(status);
