@@ -32,6 +32,8 @@ export interface NativeFailure {
 /** `outs` holds four numbers per buffer given back: step, argument record, offset in `bytes`, length. */
 export interface NativeBatchResult {
   values: BigInt64Array;
+  /** steps that returned only because they would have slept */
+  blocked: Uint32Array;
   outs: Uint32Array;
   bytes: Buffer;
   failure?: NativeFailure;
@@ -73,6 +75,9 @@ export interface NativeRecipe {
   /** 32-bit sequence counters; an odd one means that the guest was stopped while writing what they guard */
   sequences: NativeLocation[];
   code: Buffer;
+  lockFunctions: { start: bigint; size: number }[];
+  harmlessReaders: { start: bigint; size: number }[];
+  signal?: { flags: number; flagsSet: bigint; pending: number; pendingSet: bigint; sleepStates: number };
   patches: { where: NativeLocation; width: number; keep: bigint; source: number; constant: bigint | number }[];
   samples: { from: NativeLocation; width: number; codeOffset: number }[];
   traps: { address: bigint; kind: number; value: bigint | number; name: string }[];

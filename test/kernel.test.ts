@@ -25,6 +25,9 @@ import { labGuest, type TestGuest } from './lab/driver.js';
 import { IMAGE_BANNER, IMAGE_LAYOUTS, imageSymbols, type MadeImage, makeImage, vcpu } from './lab/kernelImage.js';
 import { RamBuffer, RamFile, WalkedMemory } from './lab/ramFile.js';
 
+// Guests boot, and print their symbol tables over an emulated console.
+t.setTimeout(300_000);
+
 const SLIDE = 0x1be00000n;
 /** Less is not taken for a kernel's BTF. */
 const KERNEL_BTF = 64 << 10;

@@ -90,7 +90,10 @@ Napi::Value ToJavaScript(Napi::Env env, BatchResult&& result) {
   Napi::Uint32Array outs = Napi::Uint32Array::New(env, result.outs.size() * 4);
   static_assert(sizeof(OutRecord) == 16);
   if (!result.outs.empty()) std::memcpy(outs.Data(), result.outs.data(), result.outs.size() * sizeof(OutRecord));
+  Napi::Uint32Array blocked = Napi::Uint32Array::New(env, result.blocked.size());
+  std::copy(result.blocked.begin(), result.blocked.end(), blocked.Data());
   object.Set("values", values);
+  object.Set("blocked", blocked);
   object.Set("outs", outs);
   object.Set("bytes", Napi::Buffer<uint8_t>::Copy(env, result.bytes.data(), result.bytes.size()));
   if (result.failure) {

@@ -31,7 +31,9 @@ Napi::Value SendBytesWithFds(const Napi::CallbackInfo& info) {
   const auto bytes = info[1].As<Napi::Buffer<char>>();
   const auto numbers = info[2].As<Napi::Array>();
   std::vector<int> fds;
-  for (uint32_t i = 0; i < numbers.Length(); i++) fds.push_back(numbers.Get(i).As<Napi::Number>().Int32Value());
+  for (uint32_t i = 0; i < numbers.Length(); i++) {
+    fds.push_back(numbers.Get(i).As<Napi::Number>().Int32Value());
+  }
   Guarded(info.Env(), [&] { SendWithFds(fd, std::string_view(bytes.Data(), bytes.Length()), fds); });
   return info.Env().Undefined();
 }

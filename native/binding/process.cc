@@ -20,12 +20,14 @@ WatchdogOrder ReadOrder(Napi::Value value) {
   return {std::string(bytes.Data(), bytes.Length()), object.Get("lastId").As<Napi::String>()};
 }
 
-// new Watchdog({ executable, stubFd, qmpFd, foundRunning, undo, resume }), the last two { bytes: Buffer, lastId: string }
+// new Watchdog({ executable, stubFd, qmpFd, foundRunning, undo, resume }), the last two { bytes: Buffer,
+// lastId: string }
 class WatchdogObject : public Napi::ObjectWrap<WatchdogObject> {
  public:
   static Napi::Function Define(Napi::Env env) {
     return DefineClass(env, "Watchdog",
-                       {InstanceAccessor<&WatchdogObject::Pid>("pid"), InstanceMethod<&WatchdogObject::SetPhase>("setPhase"),
+                       {InstanceAccessor<&WatchdogObject::Pid>("pid"),
+                        InstanceMethod<&WatchdogObject::SetPhase>("setPhase"),
                         InstanceMethod<&WatchdogObject::Release>("release")});
   }
 

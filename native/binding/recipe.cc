@@ -21,6 +21,11 @@ Location ReadLocation(const Napi::Object& object) {
   return location;
 }
 
+CodeRange ReadRange(const Napi::Value& value) {
+  const Napi::Object object = value.As<Napi::Object>();
+  return {Word(object, "start"), Word(object, "size")};
+}
+
 template <typename Item, typename Read>
 std::vector<Item> ReadList(const Napi::Object& object, const char* name, Read read) {
   const Napi::Array array = object.Get(name).As<Napi::Array>();
@@ -51,7 +56,7 @@ Recipe ReadRecipe(Napi::Object object) {
   recipe.task_stack = Word(object, "taskStack");
   recipe.task_thread_sp = Word(object, "taskThreadSp");
   recipe.task_state = Word(object, "taskState");
-  recipe.task_state_width = Small(object, "taskStateWidth");
+  recipe.task_state_width = Small(object, "taskStateWidth") == 4 ? 4 : 8;
   if (Has(object, "taskOnCpu")) recipe.task_on_cpu = Word(object, "taskOnCpu");
   recipe.mm_pgd = Word(object, "mmPgd");
   recipe.stack_size = Word(object, "stackSize");
@@ -71,6 +76,13 @@ Recipe ReadRecipe(Napi::Object object) {
   recipe.code.assign(code.Data(), code.Data() + code.Length());
   recipe.sequences = ReadList<Location>(
       object, "sequences", [](Napi::Value value) { return ReadLocation(value.As<Napi::Object>()); });
+  recipe.lock_functions = ReadList<CodeRange>(object, "lockFunctions", ReadRange);
+  recipe.harmless_readers = ReadList<CodeRange>(object, "harmlessReaders", ReadRange);
+  if (Has(object, "signal")) {
+    const Napi::Object signal = object.Get("signal").As<Napi::Object>();
+    recipe.signal = SignalRule{Word(signal, "flags"), Word(signal, "flagsSet"), Word(signal, "pending"),
+                               Word(signal, "pendingSet"), Word(signal, "sleepStates")};
+  }
   recipe.patches = ReadList<Patch>(object, "patches", [](Napi::Value value) {
     const Napi::Object item = value.As<Napi::Object>();
     Patch patch;

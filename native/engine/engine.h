@@ -62,8 +62,8 @@ class TrapHandler {
     kProceed,  ///< execute the trapped instruction
   };
   virtual ~TrapHandler() = default;
-  /// `argument` is the first integer argument (RDI) of the trapped function.
-  virtual Action OnTrap(size_t index, uint64_t argument, uint64_t* result) = 0;
+  /// `argument` is the first integer argument (RDI) of the trapped function, `stack` points to its return address.
+  virtual Action OnTrap(size_t index, uint64_t argument, uint64_t stack, uint64_t* result) = 0;
 };
 
 class Engine {

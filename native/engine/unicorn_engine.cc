@@ -40,14 +40,15 @@ struct UnicornEngine::Hooks {
     const Trap* trap = static_cast<Trap*>(data);
     UnicornEngine* self = trap->engine;
     uint64_t result = 0;
-    switch (self->handler_->OnTrap(trap->index, self->ReadRegister(UC_X86_REG_RDI), &result)) {
+    const uint64_t argument = self->ReadRegister(UC_X86_REG_RDI);
+    const uint64_t stack = self->ReadRegister(UC_X86_REG_RSP);
+    switch (self->handler_->OnTrap(trap->index, argument, stack, &result)) {
       case TrapHandler::Action::kProceed:
         return;
       case TrapHandler::Action::kStop:
         self->End(StopReason::kTrap, trap->index, 0);
         return;
       case TrapHandler::Action::kReturn: {
-        const uint64_t stack = self->ReadRegister(UC_X86_REG_RSP);
         const AddressSpace space{self->context_.cr3, (self->context_.cr4 & kCr4La57) != 0 ? 5 : 4};
         uint64_t caller;
         if (ReadVirtual(self->memory_.table(), space, stack, &caller, sizeof caller) != sizeof caller) {

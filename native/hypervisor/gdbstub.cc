@@ -12,12 +12,13 @@ namespace {
 
 constexpr char kInterrupt[] = "\x03";
 
-// While a reply of its own is not acknowledged QEMU ignores the interrupt byte (gdbstub.c, gdb_read_byte). That is so
-// after a stop that was not ours; after our own `c` there is no such reply.
+// While a reply of its own is not acknowledged QEMU ignores the interrupt byte (gdbstub.c, gdb_read_byte).
+// That is so unless our `c` came last. It must not be sent without need: it would itself stop the guest, and
+// QEMU 8.1 and later send no stop reply then.
 constexpr char kAcknowledge[] = "+";
 
-// Ends whatever packet was half sent (twice, for one whose checksum had begun) and acknowledges what was not, so that
-// the next packet is understood.
+// Ends whatever packet was half sent (twice, for one whose checksum had begun) and acknowledges what was not,
+// so that the next packet is understood.
 constexpr char kResynchronise[] = "#00#00+";
 
 // Selects the first vCPU: always answered "OK" by a guest that stands still.
@@ -32,9 +33,9 @@ constexpr size_t kLargestFeature = 256 * 1024;
 // GDB_SIGNAL_QUIT: RUN_STATE_SHUTDOWN in QEMU's gdb_vm_state_change.
 constexpr std::string_view kShutdownSignal = "03";
 
-bool IsStopReply(std::string_view packet) { return !packet.empty() && (packet[0] == 'T' || packet[0] == 'S'); }
+bool IsStopReply(std::string_view packet) { return packet.starts_with('T') || packet.starts_with('S'); }
 
-bool IsExit(std::string_view packet) { return !packet.empty() && (packet[0] == 'W' || packet[0] == 'X'); }
+bool IsExit(std::string_view packet) { return packet.starts_with('W') || packet.starts_with('X'); }
 
 std::string Hex(uint64_t value) {
   char text[17];
@@ -43,7 +44,8 @@ std::string Hex(uint64_t value) {
 }
 
 Error Unexpected(const std::string& request, std::string_view reply) {
-  return Error("STUB", "the gdbstub answers " + request + " with \"" + std::string(reply.substr(0, 40)) + "\"");
+  const std::string shown(reply.substr(0, 40));
+  return Error("STUB", "the gdbstub answers " + request + " with \"" + shown + "\"");
 }
 
 std::string FeatureRequest(const std::string& annex, size_t offset) {
@@ -71,12 +73,15 @@ void GdbStub::Handshake(bool found_running, Deadline deadline) {
   Request(PacketStream::Frame("qSupported:xmlRegisters=i386") + PacketStream::Frame("qfThreadInfo") +
               FeatureRequest("target.xml", 0),
           3, deadline);
-  if (const std::string supported = AwaitReply(deadline); supported.find("qXfer:features:read+") == std::string::npos) {
+  const std::string supported = AwaitReply(deadline);
+  if (supported.find("qXfer:features:read+") == std::string::npos) {
     throw Error("STUB", "the gdbstub does not describe its registers (no qXfer:features:read)");
   }
   std::string threads = AwaitReply(deadline);
   const std::string description = AwaitReply(deadline);
-  if (description.empty() || description[0] != 'l') throw Unexpected("the request for target.xml", description);
+  if (description.empty() || description[0] != 'l') {
+    throw Unexpected("the request for target.xml", description);
+  }
   LearnThreads(std::move(threads), deadline);
   LearnRegisters(description, deadline);
 }
@@ -107,8 +112,9 @@ void GdbStub::AwaitStop(Deadline deadline) {
 
 void GdbStub::RequestRegisters(Deadline deadline) {
   if (registers_requested_) return;
-  DiscardPending();
   stop_seen_ = false;
+  DiscardPending();
+  RefuseForeignRun();
   Request(register_request_, register_packets_, deadline);
   registers_requested_ = true;
 }
@@ -137,7 +143,15 @@ void GdbStub::Resume() {
     Abandon();
     return;
   }
-  const Deadline deadline = std::chrono::steady_clock::now() + kResumeLimit;
+  try {
+    Continue(std::chrono::steady_clock::now() + kResumeLimit);
+  } catch (const Error&) {
+    Abandon();
+    throw;
+  }
+}
+
+void GdbStub::Continue(Deadline deadline) {
   AwaitStop(deadline);
   while (replies_due_ > 0) AwaitReply(deadline);
   first_reply_.reset();
@@ -152,11 +166,14 @@ void GdbStub::Resume() {
 
 void GdbStub::Detach(Deadline deadline) {
   Resume();
-  if (broken_) throw Error("STUB", "the talk with the gdbstub broke off; the guest's run state is not known to it");
+  if (broken_) {
+    throw Error("STUB", "the talk with the gdbstub broke off; the guest's run state is not known to it");
+  }
   stream_.AwaitAcknowledged(sent_, deadline);
 }
 
-// The guest may stand still because of us: it is told to run on, and the observer is left in the belief that it stands.
+// The guest may stand still because of us: it is told to run on, and the observer is left in the belief that
+// it stands.
 void GdbStub::Abandon() noexcept {
   if (state_ == State::kStoppedByOthers) return;
   try {
@@ -186,12 +203,18 @@ std::string GdbStub::NextReply(Deadline deadline) {
   return AwaitReply(deadline);
 }
 
-// A running guest takes the first byte of a packet for an order to stop, and answers nothing to it.
 std::string GdbStub::NextRegisterReply(Deadline deadline) {
   std::string reply = NextReply(deadline);
-  broken_ = stop_seen_;
-  if (broken_) throw Error("STUB", "somebody else let the guest run while penumbra looked into it");
+  RefuseForeignRun();
   return reply;
+}
+
+// A stop reply while the guest stands still: it ran in between. And a running guest takes the first byte of a
+// packet for an order to stop, so that what comes next on the stream is not known either.
+void GdbStub::RefuseForeignRun() {
+  if (!stop_seen_) return;
+  broken_ = true;
+  throw Error("STUB", "somebody else let the guest run while penumbra looked into it");
 }
 
 // The next packet that is not a stop reply.
@@ -222,7 +245,6 @@ void GdbStub::DiscardPending() {
   while (const auto packet = stream_.ReceivePending()) {
     if (!IsStopReply(*packet) && !IsExit(*packet)) throw Unexpected("nothing", *packet);
     NoteStop(*packet);
-    unacknowledged_ = true;
     if (state_ == State::kRunning) state_ = State::kStoppedByOthers;
   }
 }
@@ -235,7 +257,9 @@ void GdbStub::LearnThreads(std::string reply, Deadline deadline) {
     while (at < end) {
       uint64_t id = 0;
       const auto parsed = std::from_chars(at + 1, end, id, 16);
-      if (parsed.ec != std::errc() || threads_.size() >= kMostVcpus) throw Unexpected("the request for vCPUs", reply);
+      if (parsed.ec != std::errc() || threads_.size() >= kMostVcpus) {
+        throw Unexpected("the request for vCPUs", reply);
+      }
       threads_.push_back(id);
       at = parsed.ptr;
     }
@@ -264,7 +288,9 @@ void GdbStub::LearnRegisters(const std::string& target_description, Deadline dea
 std::string GdbStub::ReadFeature(const std::string& annex, size_t offset, Deadline deadline, bool& more) {
   Request(FeatureRequest(annex, offset), 1, deadline);
   const std::string reply = AwaitReply(deadline);
-  if (reply.empty() || (reply[0] != 'm' && reply[0] != 'l')) throw Unexpected("the request for " + annex, reply);
+  if (reply.empty() || (reply[0] != 'm' && reply[0] != 'l')) {
+    throw Unexpected("the request for " + annex, reply);
+  }
   more = reply[0] == 'm' && reply.size() > 1;
   return reply.substr(1);
 }
@@ -288,7 +314,8 @@ void GdbStub::SendInterrupt(const std::string& packets, uint64_t count, Deadline
   stop_seen_ = false;
   awaiting_stop_ = true;
   Observe(true);
-  Request((std::exchange(unacknowledged_, false) ? kAcknowledge : "") + (kInterrupt + packets), count, deadline);
+  const std::string acknowledge = state_ == State::kRunning ? "" : kAcknowledge;
+  Request(acknowledge + kInterrupt + packets, count, deadline);
 }
 
 }  // namespace penumbra

@@ -17,8 +17,8 @@ namespace penumbra {
 /// Speaks with the stub over one end of a socketpair. It never writes to the guest: the packets it sends are
 /// `qSupported qXfer:features qfThreadInfo qsThreadInfo Hg g c` and the interrupt byte.
 ///
-/// Every method may throw Error("GUEST_GONE") when QEMU ended or the guest shut down, "TIMEOUT" when `deadline` passed,
-/// "STUB" on an answer that does not fit. After an error only Resume and Detach are of use.
+/// Every method may throw Error("GUEST_GONE") when QEMU ended or the guest shut down, "TIMEOUT" when
+/// `deadline` passed, "STUB" on an answer that does not fit. After an error only Resume and Detach are of use.
 class GdbStub {
  public:
   /// Told `true` before anything is sent that stops the guest, `false` after what lets it run on was sent.
@@ -27,9 +27,10 @@ class GdbStub {
   /// Takes over `fd`, a connected stream socket whose other end is given to QEMU. QEMU need not listen yet.
   explicit GdbStub(int fd, StandingObserver observer = nullptr);
 
-  /// Learns the vCPUs and the layout of their registers. QEMU stops the guest when it opens the stub, so afterwards the
-  /// guest stands still; `found_running` tells what `query-status` said before. May be called before QEMU's
-  /// `gdbserver` command: the first packets then wait in the socket and the stop lasts no longer than the talk.
+  /// Learns the vCPUs and the layout of their registers. QEMU stops the guest when it opens the stub, so
+  /// afterwards the guest stands still; `found_running` tells what `query-status` said before. May be called
+  /// before QEMU's `gdbserver` command: the first packets then wait in the socket and the stop lasts no
+  /// longer than the talk.
   void Handshake(bool found_running, Deadline deadline);
 
   size_t vcpus() const { return threads_.size(); }
@@ -37,8 +38,8 @@ class GdbStub {
   /// Stops the guest and waits until it stands still.
   void Interrupt(Deadline deadline);
 
-  /// The same, but asks for all registers with the same write and does not wait: the fastest way to a vCPU's state.
-  /// To be followed by AwaitStop or by ReceiveRegisters.
+  /// The same, but asks for all registers with the same write and does not wait: the fastest way to a vCPU's
+  /// state. To be followed by AwaitStop or by ReceiveRegisters.
   void InterruptAndRequestRegisters(Deadline deadline);
   /// Returns once the guest stands still.
   void AwaitStop(Deadline deadline);
@@ -51,19 +52,20 @@ class GdbStub {
   /// The answer to the request, in the order of vCPU numbers.
   std::vector<VcpuState> ReceiveRegisters(Deadline deadline);
 
-  /// Lets the guest run on, if it was this object that stopped it; otherwise the guest stays as it was found. Does not
-  /// wait for QEMU to do so. Register replies that were not fetched are awaited and dropped.
-  /// After an error it sends what gets the guest going whatever was half said before.
-  /// Takes no deadline: it has to happen even where the caller's has passed (5 s are the limit).
+  /// Lets the guest run on, if it was this object that stopped it; otherwise the guest stays as it was found.
+  /// Does not wait for QEMU to do so. Register replies that were not fetched are awaited and dropped. After
+  /// an error it sends what gets the guest going whatever was half said before. Takes no deadline: it has to
+  /// happen even where the caller's has passed (5 s are the limit).
   void Resume();
 
-  /// Resume, and wait until QEMU has taken the order; `gdbserver none` on another socket could overtake it otherwise.
+  /// Resume, and wait until QEMU has taken the order: a `gdbserver none` on the QMP socket could overtake it.
   /// Throws Error("STUB") after an earlier error: then QMP's `cont` has to make sure.
   void Detach(Deadline deadline);
 
  private:
   enum class State { kRunning, kStoppedByUs, kStoppedByOthers };
 
+  void Continue(Deadline deadline);
   void Abandon() noexcept;
   void Send(std::string_view bytes, Deadline deadline);
   void Request(std::string_view packets, uint64_t count, Deadline deadline);
@@ -72,6 +74,7 @@ class GdbStub {
   std::string NextRegisterReply(Deadline deadline);
   void NoteStop(std::string_view packet);
   void DiscardPending();
+  void RefuseForeignRun();
   void LearnRegisters(const std::string& target_description, Deadline deadline);
   std::string ReadFeature(const std::string& annex, size_t offset, Deadline deadline, bool& more);
   void LearnThreads(std::string reply, Deadline deadline);
@@ -86,12 +89,11 @@ class GdbStub {
   std::string register_request_;   // the packets that ask for every vCPU's registers
   uint64_t register_packets_ = 0;
   State state_ = State::kRunning;
-  uint64_t sent_ = 0;         // packets, each of which QEMU acknowledges
-  uint64_t replies_due_ = 0;  // to requests sent and not yet answered
+  uint64_t sent_ = 0;           // packets, each of which QEMU acknowledges
+  uint64_t replies_due_ = 0;    // to requests sent and not yet answered
   bool awaiting_stop_ = false;  // an interrupt was sent and its stop is not yet proved
   bool registers_requested_ = false;
-  bool broken_ = false;          // an error left the stream in an unknown place
-  bool unacknowledged_ = false;  // QEMU waits for the acknowledgement of a stop reply that was not asked for
+  bool broken_ = false;                     // an error left the stream in an unknown place
   bool stop_seen_ = false;                  // a stop reply came since the last interrupt or register request
   std::optional<std::string> first_reply_;  // the reply that proved the stop, until it is looked at
 };

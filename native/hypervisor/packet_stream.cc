@@ -34,7 +34,9 @@ std::string Unescape(std::string_view payload) {
   return result;
 }
 
-Error Gone() { return Error("GUEST_GONE", "QEMU closed the gdbstub's connection (it ended, or switched the stub off)"); }
+Error Gone() {
+  return Error("GUEST_GONE", "QEMU closed the gdbstub's connection (it ended, or switched the stub off)");
+}
 
 }  // namespace
 
@@ -97,7 +99,9 @@ std::optional<std::string> PacketStream::TakePacket() {
   }
   const size_t hash = received_.find('#', consumed_);
   if (hash == std::string::npos || hash + 2 >= received_.size()) {
-    if (received_.size() - consumed_ > kLargestPacket) throw Error("STUB", "the gdbstub sends a packet without end");
+    if (received_.size() - consumed_ > kLargestPacket) {
+      throw Error("STUB", "the gdbstub sends a packet without end");
+    }
     received_.erase(0, consumed_);
     consumed_ = 0;
     return std::nullopt;
@@ -127,11 +131,14 @@ bool PacketStream::Fill() {
 }
 
 void PacketStream::Wait(short events, Deadline deadline) const {
-  const auto left = std::chrono::duration_cast<std::chrono::nanoseconds>(deadline - std::chrono::steady_clock::now());
+  using std::chrono::nanoseconds;
+  const auto left = std::chrono::duration_cast<nanoseconds>(deadline - std::chrono::steady_clock::now());
   if (left.count() <= 0) throw Error("TIMEOUT", "the gdbstub did not answer in time");
   const timespec timeout{left.count() / 1000000000, left.count() % 1000000000};
   pollfd poll{fd_, events, 0};
-  if (ppoll(&poll, 1, &timeout, nullptr) < 0 && errno != EINTR) throw SystemError("STUB", "cannot wait for the gdbstub");
+  if (ppoll(&poll, 1, &timeout, nullptr) < 0 && errno != EINTR) {
+    throw SystemError("STUB", "cannot wait for the gdbstub");
+  }
 }
 
 }  // namespace penumbra

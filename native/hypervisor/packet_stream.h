@@ -1,7 +1,7 @@
-// Framing of the gdb remote protocol (gdb manual, "Overview" of the Remote Serial Protocol) over a stream socket.
-// It knows packets, not their meaning, and never sends an acknowledgement: QEMU's stub takes the '$' of a new packet as
-// the acknowledgement of its former reply (gdbstub.c, gdb_read_byte), and any other byte that reaches a running guest
-// stops it.
+// Framing of the gdb remote protocol (gdb manual, "Overview" of the Remote Serial Protocol) over a stream
+// socket. It knows packets, not their meaning, and never sends an acknowledgement: QEMU's stub takes the '$'
+// of a new packet as the acknowledgement of its former reply (gdbstub.c, gdb_read_byte), and any other byte
+// that reaches a running guest stops it.
 #ifndef PENUMBRA_NATIVE_HYPERVISOR_PACKET_STREAM_H_
 #define PENUMBRA_NATIVE_HYPERVISOR_PACKET_STREAM_H_
 
@@ -27,11 +27,14 @@ class PacketStream {
   /// `$payload#checksum`, to be collected into one Send.
   static std::string Frame(std::string_view payload);
 
-  /// Sends all of `bytes`. Throws Error("GUEST_GONE") when the other side is closed, "TIMEOUT" when it does not read.
+  /// Sends all of `bytes`. Throws Error("GUEST_GONE") when the other side is closed, "TIMEOUT" when it does
+  /// not read.
   void Send(std::string_view bytes, Deadline deadline);
 
-  /// The next packet's payload with escapes resolved, skipping acknowledgements; waits for it until `deadline`.
-  /// Throws Error("TIMEOUT"), "GUEST_GONE" at end of file, "STUB" on a bad checksum, a '-' or an oversized packet.
+  /// The next packet's payload with escapes resolved, skipping acknowledgements; waits for it until
+  /// `deadline`.
+  /// Throws Error("TIMEOUT"), "GUEST_GONE" at end of file, "STUB" on a bad checksum, a '-' or an oversized
+  /// packet.
   std::string Receive(Deadline deadline);
 
   /// A packet that has already arrived, if there is one; never waits.

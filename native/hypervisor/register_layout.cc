@@ -81,7 +81,9 @@ std::optional<std::string_view> Attribute(std::string_view element, std::string_
 size_t Decimal(std::string_view text) {
   size_t value = 0;
   for (const char c : text) {
-    if (c < '0' || c > '9' || value > 1000000) throw Error("STUB", "the target description has a malformed number");
+    if (c < '0' || c > '9' || value > 1000000) {
+      throw Error("STUB", "the target description has a malformed number");
+    }
     value = value * 10 + static_cast<size_t>(c - '0');
   }
   return value;
@@ -121,7 +123,8 @@ RegisterLayout::RegisterLayout(std::string_view description) {
     const auto name = Attribute(element, "name");
     const auto bits = Attribute(element, "bitsize");
     if (!name || !bits) throw Error("STUB", "the target description has a register without name or size");
-    if (const auto explicit_number = Attribute(element, "regnum"); explicit_number && Decimal(*explicit_number) != number) {
+    const auto explicit_number = Attribute(element, "regnum");
+    if (explicit_number && Decimal(*explicit_number) != number) {
       throw Error("STUB", "the target description numbers register " + std::string(*name) + " out of order");
     }
     const size_t size = Decimal(*bits) / 8;
@@ -137,7 +140,9 @@ RegisterLayout::RegisterLayout(std::string_view description) {
     number++;
   }
   for (size_t i = 0; i < kRegisters; i++) {
-    if (offsets_[i] == kAbsent) missing_ += (missing_.empty() ? "" : " ") + std::string(kRegisterTable[i].name);
+    if (offsets_[i] != kAbsent) continue;
+    if (!missing_.empty()) missing_ += ' ';
+    missing_ += kRegisterTable[i].name;
   }
 }
 

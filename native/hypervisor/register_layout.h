@@ -13,9 +13,9 @@ namespace penumbra {
 
 class RegisterLayout {
  public:
-  /// Reads the `<reg>` elements of a target description in the order in which `g` sends them (gdb manual, "Target
-  /// Description Format"; registers inside XML comments do not exist). `description` may be the beginning of the
-  /// document: `complete()` tells whether it held every register of VcpuState.
+  /// Reads the `<reg>` elements of a target description in the order in which `g` sends them (gdb manual,
+  /// "Target Description Format"; registers inside XML comments do not exist). `description` may be the
+  /// beginning of the document: `complete()` tells whether it held every register of VcpuState.
   /// Throws Error("STUB") when a register has another size than QEMU's i386-64bit.xml gives it.
   explicit RegisterLayout(std::string_view description);
 
@@ -23,8 +23,8 @@ class RegisterLayout {
   /// The registers that the description does not name, for an error message.
   const std::string& missing() const { return missing_; }
 
-  /// Takes a vCPU's state out of a `g` reply (hexadecimal text). Throws Error("STUB") when the reply is too short or
-  /// not hexadecimal.
+  /// Takes a vCPU's state out of a `g` reply (hexadecimal text). Throws Error("STUB") when the reply is too
+  /// short or not hexadecimal.
   VcpuState Decode(std::string_view hex) const;
 
  private:

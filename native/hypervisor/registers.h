@@ -6,8 +6,8 @@
 
 namespace penumbra {
 
-/// In the names and the order of QEMU's gdb-xml/i386-64bit.xml. Outside 64-bit mode QEMU gives the lower 32 bits of
-/// the general registers only (target/i386/gdbstub.c, x86_cpu_gdb_read_register).
+/// In the names and the order of QEMU's gdb-xml/i386-64bit.xml. Outside 64-bit mode QEMU gives the lower 32
+/// bits of the general registers only (target/i386/gdbstub.c, x86_cpu_gdb_read_register).
 struct VcpuState {
   uint64_t gpr[16];  // rax rbx rcx rdx rsi rdi rbp rsp r8 .. r15
   uint64_t rip;

@@ -11,8 +11,9 @@ struct FileLock {
   std::string holder;  // then: what that process wrote into the file
 };
 
-/// Locks the file `path` (made with mode 0600, never through a symbolic link) by flock(2) and writes `owner` into it.
-/// Never waits. The kernel drops the lock when the last duplicate of the fd is closed, so a dead holder holds nothing.
+/// Locks the file `path` (made with mode 0600, never through a symbolic link) by flock(2) and writes `owner`
+/// into it. Never waits. The kernel drops the lock when the last duplicate of the fd is closed, so a dead
+/// holder holds nothing.
 /// Throws Error("PERMISSION") when the file cannot be opened, "INTERNAL" when locking itself fails.
 FileLock TryLockFile(const std::string& path, const std::string& owner);
 

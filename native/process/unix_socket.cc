@@ -42,15 +42,18 @@ Error ConnectError(const std::string& path, int number) {
       return Error("NO_GUEST", "there is no socket " + path);
     case ECONNREFUSED: {
       struct stat status;
-      if (stat(path.c_str(), &status) == 0 && !S_ISSOCK(status.st_mode)) return Error("NOT_QEMU", path + " is no socket");
+      if (stat(path.c_str(), &status) == 0 && !S_ISSOCK(status.st_mode)) {
+        return Error("NOT_QEMU", path + " is no socket");
+      }
       return Error("GUEST_GONE", "nobody listens on " + path + " any more (its QEMU ended)");
     }
     case EACCES:
     case EPERM: {
       const std::string user = std::to_string(geteuid());
-      return Error("PERMISSION", "user " + user + " may not connect to " + path +
-                                     ": write permission on the socket and search permission on its directories is "
-                                     "missing (run penumbra as the socket's owner or as root)");
+      return Error("PERMISSION",
+                   "user " + user + " may not connect to " + path +
+                       ": write permission on the socket, or search permission on one of its directories, is "
+                       "missing (run penumbra as the socket's owner or as root)");
     }
     case EAGAIN:
       return Error("QMP_BUSY", path + " serves another client, and others wait for it already");
@@ -70,13 +73,17 @@ sockaddr_un AddressOf(const std::string& path) {
 
 void ConnectTo(int fd, const std::string& address_path, const std::string& shown_path) {
   const sockaddr_un address = AddressOf(address_path);
-  if (connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) throw ConnectError(shown_path, errno);
+  if (connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
+    throw ConnectError(shown_path, errno);
+  }
 }
 
 }  // namespace
 
 UnixConnection ConnectUnix(const std::string& path) {
-  if (path.empty() || path.find('\0') != std::string::npos) throw Error("BAD_ARGUMENT", "a socket path may not be empty");
+  if (path.empty() || path.find('\0') != std::string::npos) {
+    throw Error("BAD_ARGUMENT", "a socket path may not be empty");
+  }
   Fd socket_fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (socket_fd.get() < 0) throw SystemError("INTERNAL", "cannot make a socket");
   if (path.size() < sizeof(sockaddr_un::sun_path)) {
@@ -88,7 +95,9 @@ UnixConnection ConnectUnix(const std::string& path) {
     if (directory_fd.get() < 0) throw ConnectError(path, errno);
     const std::string name = slash == std::string::npos ? path : path.substr(slash + 1);
     const std::string through = "/proc/self/fd/" + std::to_string(directory_fd.get()) + "/" + name;
-    if (through.size() >= sizeof(sockaddr_un::sun_path)) throw Error("BAD_ARGUMENT", "the socket's name is too long: " + path);
+    if (through.size() >= sizeof(sockaddr_un::sun_path)) {
+      throw Error("BAD_ARGUMENT", "the socket's name is too long: " + path);
+    }
     ConnectTo(socket_fd.get(), through, path);
   }
   ucred peer{};
@@ -100,7 +109,9 @@ UnixConnection ConnectUnix(const std::string& path) {
 }
 
 void SendWithFds(int fd, std::string_view bytes, std::span<const int> fds) {
-  if (bytes.empty() || fds.size() > kMostFds) throw Error("BAD_ARGUMENT", "file descriptors need bytes to go with, and are 16 at most");
+  if (bytes.empty() || fds.size() > kMostFds) {
+    throw Error("BAD_ARGUMENT", "file descriptors need bytes to go with, and are 16 at most");
+  }
   alignas(cmsghdr) char control[CMSG_SPACE(kMostFds * sizeof(int))]{};
   while (!bytes.empty()) {
     iovec part{const_cast<char*>(bytes.data()), bytes.size()};  // sendmsg only reads it

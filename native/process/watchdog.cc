@@ -31,7 +31,9 @@ class StagedFds {
   }
   void Add(int fd, int number) {
     fds_[count_] = fcntl(fd, F_DUPFD_CLOEXEC, kFirstSafeFd);
-    if (fds_[count_] < 0) throw SystemError("INTERNAL", "cannot duplicate a file descriptor for the watchdog");
+    if (fds_[count_] < 0) {
+      throw SystemError("INTERNAL", "cannot duplicate a file descriptor for the watchdog");
+    }
     numbers_[count_++] = number;
   }
   void Describe(posix_spawn_file_actions_t* actions) const {
@@ -53,7 +55,8 @@ void Store(WatchdogScript& script, const WatchdogOrder& order) {
   std::memcpy(script.last_id, order.last_id.data(), order.last_id.size());
 }
 
-// posix_spawn does not copy the address space (CLONE_VM | CLONE_VFORK in glibc): its time does not grow with ours.
+// posix_spawn does not copy the address space (CLONE_VM | CLONE_VFORK in glibc): its time does not grow with
+// ours.
 pid_t Spawn(const std::string& executable, const StagedFds& fds) {
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
@@ -84,12 +87,13 @@ pid_t Spawn(const std::string& executable, const StagedFds& fds) {
 
 }  // namespace
 
-Watchdog::Watchdog(const std::string& executable, int stub_fd, int qmp_fd, bool found_running, const WatchdogOrder& undo,
-                   const WatchdogOrder& resume) {
+Watchdog::Watchdog(const std::string& executable, int stub_fd, int qmp_fd, bool found_running,
+                   const WatchdogOrder& undo, const WatchdogOrder& resume) {
   const int memory = memfd_create("penumbra-watchdog", MFD_CLOEXEC);
   if (memory < 0) throw SystemError("INTERNAL", "cannot make the watchdog's page");
+  constexpr int kAccess = PROT_READ | PROT_WRITE;
   void* const mapped = ftruncate(memory, sizeof(WatchdogPage)) == 0
-                           ? mmap(nullptr, sizeof(WatchdogPage), PROT_READ | PROT_WRITE, MAP_SHARED, memory, 0)
+                           ? mmap(nullptr, sizeof(WatchdogPage), kAccess, MAP_SHARED, memory, 0)
                            : MAP_FAILED;
   if (mapped == MAP_FAILED) {
     close(memory);

@@ -10,8 +10,8 @@
 
 namespace penumbra {
 
-/// What the watchdog writes on the QMP socket; `last_id` is the id in the last reply to it. May be of any QMP command:
-/// the watchdog itself knows nothing of them.
+/// What the watchdog writes on the QMP socket; `last_id` is the id in the last reply to it. May be of any QMP
+/// command: the watchdog itself knows nothing of them.
 struct WatchdogOrder {
   std::string bytes;
   std::string last_id;
@@ -19,10 +19,11 @@ struct WatchdogOrder {
 
 class Watchdog {
  public:
-  /// Starts `executable` (penumbra-watchdog) in a session of its own, with duplicates of the two sockets. It is not
-  /// armed before SetPhase. Throws Error("INTERNAL") when it cannot be started, "BAD_ARGUMENT" when an order is too long.
-  Watchdog(const std::string& executable, int stub_fd, int qmp_fd, bool found_running, const WatchdogOrder& undo,
-           const WatchdogOrder& resume);
+  /// Starts `executable` (penumbra-watchdog) in a session of its own, with duplicates of the two sockets. It
+  /// is not armed before SetPhase. Throws Error("INTERNAL") when it cannot be started, "BAD_ARGUMENT" when an
+  /// order is too long.
+  Watchdog(const std::string& executable, int stub_fd, int qmp_fd, bool found_running,
+           const WatchdogOrder& undo, const WatchdogOrder& resume);
   /// Release.
   ~Watchdog();
   Watchdog(const Watchdog&) = delete;

@@ -1,6 +1,6 @@
-// penumbra-watchdog: waits for penumbra's end. If penumbra was killed while it had a hold on a guest, it gets the guest
-// running again and takes the private gdbstub down. It knows no QMP command: what it writes was computed beforehand.
-// Statically linked and without allocation, so that it starts fast and depends on nothing.
+// penumbra-watchdog: waits for penumbra's end. If penumbra was killed while it had a hold on a guest, it gets
+// the guest running again and takes the private gdbstub down. It knows no QMP command: what it writes was
+// computed beforehand. It allocates nothing, so that it cannot fail for want of memory.
 #include <fcntl.h>
 #include <linux/sockios.h>
 #include <poll.h>
@@ -21,8 +21,9 @@ namespace penumbra {
 
 namespace {
 
-// Two times the end of a packet whose rest never came, '+' for a reply that was not acknowledged, then "continue".
-// Detaching (`D`) would not do: after a second `D` QEMU stops the guest and answers nothing any more (gdbstub.c).
+// Two times the end of a packet whose rest never came, '+' for a reply that was not acknowledged, then
+// "continue". Detaching (`D`) would not do: after a second `D` QEMU stops the guest and answers nothing any
+// more (gdbstub.c).
 constexpr char kContinue[] = "#00#00+$c#63";
 
 constexpr int64_t kStubLimitMs = 1000;
@@ -76,8 +77,8 @@ bool WriteAll(int fd, const char* bytes, size_t size, int64_t until) {
   return true;
 }
 
-// QEMU handles what it has read from the stub's socket before it looks at another one: once nothing is unread there,
-// a `gdbserver none` on the QMP socket cannot overtake the "continue".
+// QEMU handles what it has read from the stub's socket before it looks at another one: once nothing is unread
+// there, a `gdbserver none` on the QMP socket cannot overtake the "continue".
 void AwaitStubRead() {
   const int64_t until = NowMs() + kStubLimitMs;
   int unread = 0;
@@ -96,8 +97,8 @@ class ReplySearch {
     memcpy(key_ + 1, id, size_ - 2);
     key_[size_ - 1] = '"';
   }
-  // `bytes` go on where those of the last call ended. The quote is the key's first byte and comes again only at its
-  // end, so a mismatch need not look back further than to the byte at hand.
+  // `bytes` go on where those of the last call ended. The quote is the key's first byte and comes again only
+  // at its end, so a mismatch need not look back further than to the byte at hand.
   bool Found(const char* bytes, size_t size) {
     for (size_t i = 0; i < size; i++) {
       matched_ = bytes[i] == key_[matched_] ? matched_ + 1 : bytes[i] == key_[0] ? 1 : 0;
@@ -129,11 +130,12 @@ void Play(const WatchdogScript& script) {
 void RestoreGuest(const WatchdogPage& page) {
   const auto phase = static_cast<WatchdogPhase>(page.phase.load());
   if (phase == WatchdogPhase::kUnarmed || phase == WatchdogPhase::kReleased) return;
-  const bool continues = page.found_running.load() != 0 && phase != WatchdogPhase::kRunning;
+  const bool found_running = page.found_running.load() != 0;
+  const bool continues = found_running && phase != WatchdogPhase::kRunning;
   if (continues) {
     // Should the undoing overtake this, `resume` does it once more.
     WriteAll(kWatchdogStubFd, kContinue, sizeof(kContinue) - 1, NowMs() + kStubLimitMs);
-  } else {
+  } else if (found_running) {
     AwaitStubRead();
   }
   Play(page.undo);

@@ -7,8 +7,8 @@
 
 namespace penumbra {
 
-/// What penumbra is doing to the guest. Set to kStanding before anything is sent that stops the guest, and back only
-/// after what lets it run was sent.
+/// What penumbra is doing to the guest. Set to kStanding before anything is sent that stops the guest, and
+/// back only after what lets it run was sent.
 enum class WatchdogPhase : uint32_t {
   kUnarmed,    // nothing was asked of QEMU yet
   kRunning,    // the stub is on, or being made; the guest is in the run state that others want

@@ -96,7 +96,8 @@ struct CallFailure {
 };
 
 struct BatchResult {
-  std::vector<int64_t> values;  ///< of the steps completed
+  std::vector<int64_t> values;    ///< of the steps completed
+  std::vector<uint32_t> blocked;  ///< those steps among them that returned because they would have slept
   std::vector<OutRecord> outs;
   std::vector<uint8_t> bytes;
   std::optional<CallFailure> failure;  ///< of step number values.size()

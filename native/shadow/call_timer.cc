@@ -17,10 +17,12 @@ CallTimer::~CallTimer() {
   thread_.join();
 }
 
-void CallTimer::Arm(Clock::time_point when) {
+void CallTimer::Arm(Clock::duration limit) {
   {
     const std::lock_guard lock(mutex_);
-    when_ = when;
+    limit_ = limit;
+    when_ = Clock::now() + limit;
+    calls_then_ = calls_;
   }
   changed_.notify_one();
 }
@@ -38,6 +40,9 @@ void CallTimer::Run() {
       changed_.wait(lock);
     } else if (Clock::now() < when_) {
       changed_.wait_until(lock, when_);
+    } else if (calls_ != calls_then_) {
+      calls_then_ = calls_;
+      when_ = Clock::now() + limit_;
     } else {
       engine_->Interrupt();
       changed_.wait_for(lock, kRepeat);

@@ -2,8 +2,10 @@
 #ifndef PENUMBRA_NATIVE_SHADOW_CALL_TIMER_H_
 #define PENUMBRA_NATIVE_SHADOW_CALL_TIMER_H_
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <cstdint>
 #include <mutex>
 #include <thread>
 
@@ -11,8 +13,8 @@
 
 namespace penumbra {
 
-/// One thread that interrupts the engine, again and again, from the deadline until it is disarmed: an interrupt
-/// that falls between two calls has no effect by itself.
+/// One thread that interrupts the engine when no call ended for the limit's time, and then again and again until it is
+/// disarmed: an interrupt that falls between two calls has no effect by itself.
 class CallTimer {
  public:
   using Clock = std::chrono::steady_clock;
@@ -20,16 +22,22 @@ class CallTimer {
   explicit CallTimer(Engine* engine) : engine_(engine), thread_([this] { Run(); }) {}
   ~CallTimer();
 
-  void Arm(Clock::time_point when);
+  /// A call that begins now or later may take between one and two times `limit`.
+  void Arm(Clock::duration limit);
+  /// A call has ended and the next begins; costs next to nothing.
+  void NextCall() { calls_.fetch_add(1, std::memory_order_relaxed); }
   void Disarm();
 
  private:
   void Run();
 
   Engine* engine_;
+  std::atomic<uint64_t> calls_{0};
   std::mutex mutex_;
   std::condition_variable changed_;
+  Clock::duration limit_{};
   Clock::time_point when_ = Clock::time_point::max();
+  uint64_t calls_then_ = 0;  ///< when `when_` was set
   bool quit_ = false;
   std::thread thread_;
 };

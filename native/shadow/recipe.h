@@ -49,14 +49,32 @@ struct Sample {
 struct TrapRule {
   enum class Kind : uint32_t {
     kSchedule = 0,  ///< the scheduler: a voluntary switch returns at once, anything else would sleep
-    kLock = 1,      ///< slow path of a lock that somebody holds
+    kLock = 1,      ///< slow path of a lock that somebody holds: returns at once for `harmless_readers`, ends the call else
     kBug = 2,       ///< the kernel found itself broken
     kSkip = 3,      ///< has nothing to do in a shadow: returns `value`
+    kSignal = 4,    ///< delivers signals on the way to user mode: takes back the one that ended a sleep
+    kReadLock = 5,  ///< the same for a lock that one can sleep for: sleeps else
   };
   uint64_t address = 0;
   Kind kind = Kind::kBug;
   uint64_t value = 0;
   std::string name;
+};
+
+struct CodeRange {
+  uint64_t start;
+  uint64_t size;
+  bool Contains(uint64_t address) const { return address - start < size; }
+};
+
+/// What ends a sleep that signals can end: a fatal signal, pending from the moment the task would sleep until the call
+/// is on its way out.
+struct SignalRule {
+  uint64_t flags = 0;         ///< offset in the task of the word with TIF_SIGPENDING
+  uint64_t flags_set = 0;     ///< that bit
+  uint64_t pending = 0;       ///< offset in the task of the set of pending signals
+  uint64_t pending_set = 0;   ///< the fatal one
+  uint64_t sleep_states = 0;  ///< a sleep whose state has one of these bits ends with a signal
 };
 
 struct Recipe {
@@ -85,6 +103,11 @@ struct Recipe {
 
   /// 32-bit sequence counters; an odd one means that the guest was stopped while writing what they guard.
   std::vector<Location> sequences;
+  std::optional<SignalRule> signal;
+  /// Functions that take locks on behalf of their callers, and callers that read under a lock nothing but what is whole
+  /// at every instant: these may pass a lock that is held.
+  std::vector<CodeRange> lock_functions;
+  std::vector<CodeRange> harmless_readers;
   std::vector<Patch> patches;
   std::vector<Sample> samples;
   std::vector<TrapRule> traps;

@@ -16,7 +16,14 @@ namespace {
 enum PtRegs { kR10 = 7, kR9 = 8, kR8 = 9, kAx = 10, kCx = 11, kDx = 12, kSi = 13, kDi = 14, kOrigAx = 15, kIp = 16,
               kCs = 17, kFlags = 18, kSp = 19, kSs = 20, kPtRegsWords = 21 };
 constexpr uint64_t kFrameBytes = kPtRegsWords * 8;
+constexpr size_t kMostCallers = 24;
+constexpr uint64_t kSpinShare = 8;
+constexpr size_t kMostLockCallers = 4;
 constexpr uint64_t kEnosys = 38;
+constexpr int64_t kEintr = 4;
+// ERESTARTSYS to ERESTART_RESTARTBLOCK, include/linux/errno.h: what signal delivery would have turned into EINTR.
+constexpr int64_t kFirstRestart = 512;
+constexpr int64_t kLastRestart = 516;
 constexpr uint64_t kUserFlags = 0x202;
 constexpr uint8_t kHlt = 0xf4;
 // Strings are read in words; the last bytes of the data area stay unused so that no read leaves it.
@@ -83,6 +90,8 @@ const Context& Shadow::Load(const std::vector<VcpuState>& vcpus) {
     throw Error("CORRUPT", "the borrowed task's stack is not mapped", context_->stack_top - kFrameBytes);
   }
   frame_ += 1;
+  state_before_ = 0;
+  Read(recipe_.borrowed_task + recipe_.task_state, &state_before_, recipe_.task_state_width);
   engine_->Load(context_->cpu);
   return *context_;
 }
@@ -91,7 +100,9 @@ BatchResult Shadow::Run(const Batch& batch) {
   if (!context_) throw Error("INTERNAL", "a call in a shadow that is not loaded");
   BatchResult result;
   result.values.reserve(batch.step_count());
-  timer_->Arm(CallTimer::Clock::now() + std::chrono::nanoseconds(options_.time_limit_ns));
+  // In the middle of kernel code a call may wait for what the stopped guest will never do: that shows soon.
+  const bool may_spin = context_->stop_class == StopClass::kKernel;
+  timer_->Arm(std::chrono::nanoseconds(options_.time_limit_ns / (may_spin ? kSpinShare : 1)));
   for (uint32_t index = 0; index < batch.step_count() && !result.failure; ++index) {
     const StepRecord& step = batch.steps()[index];
     uint64_t arguments[6] = {};
@@ -118,10 +129,15 @@ BatchResult Shadow::Run(const Batch& batch) {
       const Outcome outcome = RunStep(step, arguments, &value);
       if (outcome.reason != StopReason::kReturned) {
         result.failure = Explain(outcome);
-        result.failure->callers = FindCallers(outcome.stack);
+        result.failure->callers = FindCallers(outcome.stack, kMostCallers);
         break;
       }
-      const int64_t signed_value = static_cast<int64_t>(value);
+      int64_t signed_value = static_cast<int64_t>(value);
+      if (slept_) {
+        if (-signed_value >= kFirstRestart && -signed_value <= kLastRestart) signed_value = -kEintr;
+        value = static_cast<uint64_t>(signed_value);
+        if (result.blocked.empty() || result.blocked.back() != index) result.blocked.push_back(index);
+      }
       for (const Placement::Buffer& out : placement.outs) {
         uint64_t length = out.size;
         if ((out.flags & ArgumentRecord::kLengthIsResult) != 0) {
@@ -189,6 +205,8 @@ uint64_t Shadow::Place(const Batch& batch, uint32_t index, Placement* placement)
 
 Outcome Shadow::RunStep(const StepRecord& step, const uint64_t (&arguments)[6], uint64_t* value) {
   ++calls_;
+  timer_->NextCall();
+  slept_ = false;
   if ((step.flags & StepRecord::kFunction) != 0) {
     const Outcome outcome = CallFunction(step.target, arguments);
     *value = outcome.value;
@@ -242,7 +260,7 @@ Outcome Shadow::CallSyscall(uint64_t number, const uint64_t (&arguments)[6], boo
   return outcome;
 }
 
-TrapHandler::Action Shadow::OnTrap(size_t index, uint64_t argument, uint64_t* result) {
+TrapHandler::Action Shadow::OnTrap(size_t index, uint64_t argument, uint64_t stack, uint64_t* result) {
   const TrapRule& trap = recipe_.traps[index];
   switch (trap.kind) {
     case TrapRule::Kind::kSkip:
@@ -251,14 +269,59 @@ TrapHandler::Action Shadow::OnTrap(size_t index, uint64_t argument, uint64_t* re
     case TrapRule::Kind::kSchedule: {
       // __schedule(SM_PREEMPT) or a running task giving way: there is nobody to give way to.
       uint64_t state = 0;
-      Read(recipe_.borrowed_task + recipe_.task_state, &state, std::min<uint64_t>(recipe_.task_state_width, 8));
-      return (argument & 0xffffffff) == 1 || state == 0 ? Action::kReturn : Action::kStop;
+      Read(recipe_.borrowed_task + recipe_.task_state, &state, recipe_.task_state_width);
+      const bool voluntary = (argument & 0xffffffff) == 1 || state == 0;
+      return voluntary || EndSleep(state) ? Action::kReturn : Action::kStop;
     }
+    case TrapRule::Kind::kSignal:
+      if (!slept_) return Action::kProceed;
+      TakeBackSignal();
+      return Action::kReturn;
+    case TrapRule::Kind::kReadLock:
     case TrapRule::Kind::kLock:
+      *result = argument;
+      if (IsHarmlessReader(stack)) return Action::kReturn;
+      return trap.kind == TrapRule::Kind::kLock ? Action::kStop : Action::kProceed;
     case TrapRule::Kind::kBug:
       return Action::kStop;
   }
   return Action::kStop;
+}
+
+// The first caller that does not itself take locks for others.
+bool Shadow::IsHarmlessReader(uint64_t stack) const {
+  const auto within = [](const std::vector<CodeRange>& ranges, uint64_t address) {
+    return std::any_of(ranges.begin(), ranges.end(), [&](const CodeRange& range) { return range.Contains(address); });
+  };
+  for (const uint64_t caller : FindCallers(stack, kMostLockCallers)) {
+    if (within(recipe_.harmless_readers, caller)) return true;
+    if (!within(recipe_.lock_functions, caller)) return false;
+  }
+  return false;
+}
+
+// A task that sleeps in a state which signals end is told that a fatal one came: the kernel then undoes what it was
+// about to wait for and leaves the call by its own way. False where that cannot be done, or was done in vain.
+bool Shadow::EndSleep(uint64_t state) {
+  if (!recipe_.signal || (state & recipe_.signal->sleep_states) == 0 || slept_) return false;
+  slept_ = true;
+  ChangeTask(recipe_.signal->flags, 0, recipe_.signal->flags_set, 8);
+  ChangeTask(recipe_.signal->pending, 0, recipe_.signal->pending_set, 8);
+  return true;
+}
+
+void Shadow::TakeBackSignal() {
+  ChangeTask(recipe_.signal->flags, recipe_.signal->flags_set, 0, 8);
+  ChangeTask(recipe_.signal->pending, recipe_.signal->pending_set, 0, 8);
+  ChangeTask(recipe_.task_state, ~uint64_t{0}, state_before_, recipe_.task_state_width);
+}
+
+void Shadow::ChangeTask(uint64_t offset, uint64_t clear, uint64_t set, uint32_t width) {
+  const uint64_t address = recipe_.borrowed_task + offset;
+  uint64_t word = 0;
+  ReadVirtual(memory_.table(), context_->space, address, &word, width);
+  word = (word & ~clear) | set;
+  WriteVirtual(memory_.table(), context_->space, address, &word, width);
 }
 
 CallFailure Shadow::Explain(const Outcome& outcome) const {
@@ -291,11 +354,10 @@ CallFailure Shadow::Explain(const Outcome& outcome) const {
 }
 
 // Unwinding would need the kernel's ORC tables; the return addresses are on the stack all the same.
-std::vector<uint64_t> Shadow::FindCallers(uint64_t stack) const {
-  constexpr size_t kMost = 24;
+std::vector<uint64_t> Shadow::FindCallers(uint64_t stack, size_t most) const {
   std::vector<uint64_t> callers;
   if (stack >= context_->stack_top || context_->stack_top - stack > recipe_.stack_size) return callers;
-  for (uint64_t at = stack & ~uint64_t{7}; at < context_->stack_top - kFrameBytes && callers.size() < kMost; at += 8) {
+  for (uint64_t at = stack & ~uint64_t{7}; at < context_->stack_top - kFrameBytes && callers.size() < most; at += 8) {
     uint64_t word;
     if (Read(at, &word, sizeof word) != sizeof word) break;
     if (word >= recipe_.text_start && word < recipe_.text_end) callers.push_back(word);

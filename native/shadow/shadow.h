@@ -22,7 +22,7 @@ namespace penumbra {
 
 struct ShadowOptions {
   uint64_t instruction_limit = 0;          ///< per call; 0 is none, anything else slows the engine down
-  uint64_t time_limit_ns = 1'000'000'000;  ///< per batch
+  uint64_t time_limit_ns = 1'000'000'000;  ///< per call; an eighth of it where the guest was stopped in kernel code
   size_t keep_pages = 1024;                ///< private pages kept to be refreshed by copy
 };
 
@@ -66,17 +66,22 @@ class Shadow final : public TrapHandler {
   const char* engine_name() const { return engine_->name(); }
   uint64_t calls() const { return calls_; }
 
-  Action OnTrap(size_t index, uint64_t argument, uint64_t* result) override;
+  Action OnTrap(size_t index, uint64_t argument, uint64_t stack, uint64_t* result) override;
 
  private:
   struct Placement;
+
+  bool EndSleep(uint64_t state);
+  void TakeBackSignal();
+  void ChangeTask(uint64_t offset, uint64_t clear, uint64_t set, uint32_t width);
 
   Outcome RunStep(const StepRecord& step, const uint64_t (&arguments)[6], uint64_t* value);
   Outcome CallFunction(uint64_t function, const uint64_t (&arguments)[6]);
   Outcome CallSyscall(uint64_t number, const uint64_t (&arguments)[6], bool direct, uint64_t* value);
   uint64_t Place(const Batch& batch, uint32_t argument, Placement* placement);
   CallFailure Explain(const Outcome& outcome) const;
-  std::vector<uint64_t> FindCallers(uint64_t stack) const;
+  std::vector<uint64_t> FindCallers(uint64_t stack, size_t most) const;
+  bool IsHarmlessReader(uint64_t stack) const;
 
   const GuestRam& ram_;
   Recipe recipe_;
@@ -89,6 +94,8 @@ class Shadow final : public TrapHandler {
   std::optional<Context> context_;
   uint64_t* frame_ = nullptr;  ///< host address of the calls' pt_regs
   uint64_t calls_ = 0;
+  bool slept_ = false;            ///< the call in progress would have slept and was given a signal instead
+  uint64_t state_before_ = 0;     ///< the borrowed task's state, to be restored after that
 };
 
 }  // namespace penumbra

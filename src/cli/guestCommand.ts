@@ -3,6 +3,7 @@ import type { PenumbraError } from '../errors.js';
 import type { AttachOptions, EngineName, Guest } from '../schedule/guest.js';
 import { type Command, type CommonArguments, type Context, ExitStatus, UsageError } from './command.js';
 import { failureDetails, failureLine } from './failure.js';
+import { interruptible } from './interruptible.js';
 import { complain } from './output.js';
 
 /** How every command that looks into a guest is told which one, and how. */
@@ -30,7 +31,7 @@ export interface GuestCommand<Arguments, Answer> extends Omit<Command<Arguments>
 const OPTIONS: Record<string, Options> = {
   guest: { type: 'string', requiresArg: true, describe: "the guest of this name or QEMU's pid", conflicts: ['qmp', 'all'] },
   qmp: { type: 'string', requiresArg: true, describe: 'the guest behind this QMP socket', conflicts: ['all'] },
-  all: { type: 'boolean', default: false, describe: 'every guest on this host' },
+  all: { type: 'boolean', describe: 'every guest on this host' },
   engine: {
     choices: ['auto', 'kvm', 'unicorn', 'qemu'],
     default: 'auto',
@@ -48,12 +49,13 @@ const OPTIONS: Record<string, Options> = {
 const LONGEST_TIMEOUT = 3_600_000;
 const HIGHEST_PID = 4_194_304;
 
-export function guestCommand<Arguments, Answer>(command: GuestCommand<Arguments, Answer>): Command<Arguments & GuestArguments> {
-  const { positionals, options, examples } = command;
+/** The whole of a command; that it asks a guest can still be seen, for those who have a guest at hand. */
+export function guestCommand<Arguments, Answer>(
+  command: GuestCommand<Arguments, Answer>,
+): Command<Arguments & GuestArguments> & GuestCommand<Arguments, Answer> {
   return {
-    ...(positionals === undefined ? {} : { positionals }),
-    options: { ...options, ...OPTIONS },
-    examples,
+    ...command,
+    options: { ...command.options, ...OPTIONS },
     run(args, context) {
       const attachOptions = attachOptionsOf(args, context.signal);
       command.check?.(args);
@@ -91,7 +93,7 @@ export async function withGuest<Answer>(
   const { attach } = await import('../index.js');
   const guest = await attach(options);
   try {
-    const answer = await orAborted(work(guest), options.signal);
+    const answer = await interruptible(work(guest), options.signal);
     if (verbose) await reportCosts(guest);
     return answer;
   } finally {
@@ -172,21 +174,6 @@ function reportProblems<Arguments, Answer>(command: GuestCommand<Arguments, Answ
   const problems = command.problems?.(answer) ?? [];
   for (const problem of problems) complain(failureLine(problem, guest));
   return problems.length === 0 ? ExitStatus.success : ExitStatus.failure;
-}
-
-async function orAborted<Answer>(work: Promise<Answer>, signal: AbortSignal | undefined): Promise<Answer> {
-  if (signal === undefined) return work;
-  let abort = (): void => undefined;
-  const aborted = new Promise<never>((_, reject) => {
-    abort = () => reject(signal.reason);
-    signal.addEventListener('abort', abort, { once: true });
-    if (signal.aborted) abort();
-  });
-  try {
-    return await Promise.race([work, aborted]);
-  } finally {
-    signal.removeEventListener('abort', abort);
-  }
 }
 
 async function reportCosts(guest: Guest): Promise<void> {

@@ -16,7 +16,7 @@ class Interrupted extends Error {
 async function main(): Promise<number> {
   const stop = new AbortController();
   const output = new Output((reason) => stop.abort(reason));
-  watchSignals(stop, output);
+  watchSignals(stop);
   let verbose = false;
   try {
     const chosen = await parseCommandLine(commandLineArguments());
@@ -28,19 +28,19 @@ async function main(): Promise<number> {
     const context: Context = { output, signal: stop.signal };
     return await chosen.command.run(chosen.args, context);
   } catch (error) {
-    if (stop.signal.aborted) return statusOfEnd(stop.signal.reason);
-    return await report(error, verbose);
+    if (!stop.signal.aborted) return await report(error, verbose);
+    if (error !== stop.signal.reason) await report(error, verbose);
+    return statusOfEnd(stop.signal.reason);
+  } finally {
+    // The thread that waits for the reader would be waited for by exit(3).
+    if (output.isPending) process.kill(process.pid, 'SIGKILL');
   }
 }
 
 /** The first signal ends things in order, the second at once: the guest's watchdog then does what is left to do. */
-function watchSignals(stop: AbortController, output: Output): void {
+function watchSignals(stop: AbortController): void {
   for (const name of Object.keys(SIGNALS) as (keyof typeof SIGNALS)[]) {
-    process.on(name, () => {
-      if (stop.signal.aborted || output.isPending) process.exitCode = SIGNALS[name];
-      if (stop.signal.aborted) process.reallyExit(SIGNALS[name]);
-      stop.abort(new Interrupted(name));
-    });
+    process.once(name, () => stop.abort(new Interrupted(name)));
   }
 }
 

@@ -7,8 +7,8 @@ import { type CommandEntry, commands } from './commands.js';
 export type Chosen = { command: AnyCommand; args: CommonArguments & Record<string, unknown> } | { text: string };
 
 const COMMON: Record<string, Options> = {
-  json: { type: 'boolean', default: false, describe: 'one JSON document instead of text' },
-  verbose: { type: 'boolean', default: false, describe: 'say on standard error what was done, and where an error came from' },
+  json: { type: 'boolean', describe: 'one JSON document instead of text' },
+  verbose: { type: 'boolean', describe: 'say on standard error what was done, and where an error came from' },
 };
 const WIDEST_HELP = 110;
 

@@ -11,7 +11,13 @@ export interface QemuCommandLine {
   gdbservers: string[];
 }
 
-export type RamKind = 'shared-memfd' | 'shared-file' | 'shared-anonymous' | 'private-file' | 'private-anonymous' | 'mixed';
+export type RamKind =
+  | 'shared-memfd'
+  | 'shared-file'
+  | 'shared-anonymous'
+  | 'private-file'
+  | 'private-anonymous'
+  | 'mixed';
 
 /** A listening QMP monitor: by path as QEMU sees it, or by the fd that QEMU was given (libvirt does that). */
 export type MonitorSocket = { path: string } | { fd: number };
@@ -32,7 +38,9 @@ export function isQemu(exe: string | undefined, args: readonly string[]): boolea
 
 export function parseCommandLine(args: readonly string[]): QemuCommandLine {
   const given = collect(args);
-  const machine = new Map([...valuesOf(given, 'machine', 'type'), ...valuesOf(given, 'M', 'type')].flatMap((set) => [...set]));
+  const machine = new Map(
+    [...valuesOf(given, 'machine', 'type'), ...valuesOf(given, 'M', 'type')].flatMap((set) => [...set]),
+  );
   return {
     name: valuesOf(given, 'name', 'guest').at(-1)?.get('guest'),
     accelerator: acceleratorOf(given, machine),
@@ -79,7 +87,12 @@ export function parseOptions(text: string, firstKey: string): Options {
 function parseJsonOptions(text: string): Options {
   try {
     const object = JSON.parse(text) as Record<string, unknown>;
-    return new Map(Object.entries(object).map(([key, value]) => [key, typeof value === 'boolean' ? (value ? 'on' : 'off') : String(value)]));
+    return new Map(
+      Object.entries(object).map(([key, value]) => [
+        key,
+        typeof value === 'boolean' ? (value ? 'on' : 'off') : String(value),
+      ]),
+    );
   } catch {
     return new Map();
   }

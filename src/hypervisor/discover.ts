@@ -34,11 +34,14 @@ export async function listGuests(): Promise<GuestRecord[]> {
  */
 export function findGuest(nameOrPid?: string): QemuProcess {
   const guests = listQemuProcesses();
-  const named = guests.filter((qemu) => nameOrPid === undefined || guestName(qemu) === nameOrPid || String(qemu.pid) === nameOrPid);
+  const named = guests.filter(
+    (qemu) => nameOrPid === undefined || guestName(qemu) === nameOrPid || String(qemu.pid) === nameOrPid,
+  );
   const [only, ...others] = named;
   if (only && others.length === 0) return only;
   const all = guests.map((qemu) => `${guestName(qemu)} (pid ${qemu.pid})`).join(', ');
-  if (guests.length === 0) throw new PenumbraError('NO_GUEST', 'no QEMU guest runs on this host (or none that this user can see)');
+  if (guests.length === 0)
+    throw new PenumbraError('NO_GUEST', 'no QEMU guest runs on this host (or none that this user can see)');
   if (only) throw new PenumbraError('NO_GUEST', `several guests match, choose one with --guest PID: ${all}`);
   throw new PenumbraError('NO_GUEST', `no guest is called ${nameOrPid}; there are: ${all}`);
 }
@@ -94,5 +97,7 @@ async function probeState(path: string): Promise<string> {
 /** The kernel shows an accepted connection under the path of its listener. */
 function isBusy(qemu: QemuProcess, path: string): boolean {
   const own = path.replace(`/proc/${qemu.pid}/root`, '');
-  return unixSockets(qemu.pid).some((socket) => socket.connected && (socket.path === own || own.endsWith(`/${socket.path}`)));
+  return unixSockets(qemu.pid).some(
+    (socket) => socket.connected && (socket.path === own || own.endsWith(`/${socket.path}`)),
+  );
 }

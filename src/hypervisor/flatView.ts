@@ -15,7 +15,8 @@ export interface FlatSection {
 const MOST_SECTIONS = 100_000;
 // "  0000000000100000-000000000fffffff (prio 0, ram): pc.ram @0000000000100000", "nv-" before the kind of an NVDIMM,
 // the accelerator's name behind it in some modes: mtree_print_flatview in QEMU's softmmu/memory.c.
-const SECTION = /^ {2}([0-9a-f]{16})-([0-9a-f]{16}) \(prio -?\d+, (?:nv-)?(ram|rom|ramd|romd|i\/o)\): (.*?)(?: @([0-9a-f]{16}))?(?: KVM)?$/;
+const SECTION =
+  /^ {2}([0-9a-f]{16})-([0-9a-f]{16}) \(prio -?\d+, (?:nv-)?(ram|rom|ramd|romd|i\/o)\): (.*?)(?: @([0-9a-f]{16}))?(?: KVM)?$/;
 
 /**
  * The sections of the address space "memory" in the output of HMP `info mtree -f`, ascending and without overlaps.
@@ -32,7 +33,10 @@ export function parseFlatView(text: string): FlatSection[] {
   for (const [index, section] of sections.entries()) {
     const before = sections[index - 1];
     if (before && before.gpa + before.size > section.gpa) {
-      throw new PenumbraError('UNSUPPORTED', `QEMU's "info mtree -f" shows overlapping sections at 0x${section.gpa.toString(16)}`);
+      throw new PenumbraError(
+        'UNSUPPORTED',
+        `QEMU's "info mtree -f" shows overlapping sections at 0x${section.gpa.toString(16)}`,
+      );
     }
   }
   return sections;

@@ -47,7 +47,8 @@ export class JsonDocuments {
 
   #keep(part: Buffer): void {
     this.#size += part.length;
-    if (this.#size > this.limit) throw new PenumbraError('QMP', `QEMU sends a message of more than ${this.limit} bytes`);
+    if (this.#size > this.limit)
+      throw new PenumbraError('QMP', `QEMU sends a message of more than ${this.limit} bytes`);
     this.#chunks.push(part);
   }
 

@@ -1,4 +1,14 @@
-import { closeSync, constants, fstatSync, openSync, readdirSync, readFileSync, readlinkSync, statfsSync, statSync } from 'node:fs';
+import {
+  closeSync,
+  constants,
+  fstatSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  statfsSync,
+  statSync,
+} from 'node:fs';
 import { PenumbraError } from '../errors.js';
 import { commandOf } from './qemuProcess.js';
 
@@ -55,7 +65,11 @@ export function mappingsOf(mappings: readonly Mapping[], from: bigint, to: bigin
   if (!first || first.start > from) return undefined;
   let end = first.start;
   for (const mapping of inside) {
-    const isNext = mapping.start === end && mapping.shared === first.shared && mapping.inode === first.inode && mapping.device === first.device;
+    const isNext =
+      mapping.start === end &&
+      mapping.shared === first.shared &&
+      mapping.inode === first.inode &&
+      mapping.device === first.device;
     const inOrder = mapping.inode === 0n || mapping.offset - first.offset === mapping.start - first.start;
     if (!isNext || !inOrder) return undefined;
     end = mapping.end;
@@ -113,14 +127,16 @@ function descriptorsOf(pid: number, mapping: Mapping): string[] {
   } catch {
     return [];
   }
-  return names.map((name) => `${folder}/${name}`).filter((path) => {
-    try {
-      // readlink first: stat of some descriptors (a hung network file system) could block.
-      return readlinkSync(path) === mapping.path && isSameFile(statSync(path, { bigint: true }), mapping);
-    } catch {
-      return false;
-    }
-  });
+  return names
+    .map((name) => `${folder}/${name}`)
+    .filter((path) => {
+      try {
+        // readlink first: stat of some descriptors (a hung network file system) could block.
+        return readlinkSync(path) === mapping.path && isSameFile(statSync(path, { bigint: true }), mapping);
+      } catch {
+        return false;
+      }
+    });
 }
 
 /**

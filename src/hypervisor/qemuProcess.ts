@@ -55,13 +55,23 @@ export function monitorPaths(qemu: QemuProcess): string[] {
 export function qemuBehindSocket(path: string, listener: number): QemuProcess {
   const direct = readQemuProcess(listener);
   if (direct) return direct;
-  const inodes = new Set(unixSockets(listener > 0 ? listener : 'self').filter((s) => s.path === path).map((s) => s.inode));
+  const inodes = new Set(
+    unixSockets(listener > 0 ? listener : 'self')
+      .filter((s) => s.path === path)
+      .map((s) => s.inode),
+  );
   const holder = listQemuProcesses().find((qemu) => socketInodes(qemu.pid).some((inode) => inodes.has(inode)));
   if (holder) return holder;
   if (listener === 0) {
-    throw new PenumbraError('PERMISSION', `the process behind ${path} is not visible from this pid namespace (run penumbra on the host)`);
+    throw new PenumbraError(
+      'PERMISSION',
+      `the process behind ${path} is not visible from this pid namespace (run penumbra on the host)`,
+    );
   }
-  throw new PenumbraError('NOT_QEMU', `${path} belongs to process ${listener} (${commandOf(listener)}), which is not QEMU`);
+  throw new PenumbraError(
+    'NOT_QEMU',
+    `${path} belongs to process ${listener} (${commandOf(listener)}), which is not QEMU`,
+  );
 }
 
 /** One row of /proc/net/unix. */
@@ -128,7 +138,9 @@ function linkOf(path: string): string | undefined {
 
 function hasOurRoot(pid: number): boolean {
   const theirs = linkOf(`/proc/${pid}/ns/mnt`);
-  return (theirs === undefined || theirs === linkOf('/proc/self/ns/mnt')) && (linkOf(`/proc/${pid}/root`) ?? '/') === '/';
+  return (
+    (theirs === undefined || theirs === linkOf('/proc/self/ns/mnt')) && (linkOf(`/proc/${pid}/root`) ?? '/') === '/'
+  );
 }
 
 function pathOfListener(pid: number, fd: number): string | undefined {

@@ -185,7 +185,10 @@ export class QmpClient {
       const pending = this.#settle(message.id);
       if (!pending) return;
       if (message.error === undefined) pending.resolve(message.return);
-      else pending.reject(new PenumbraError('QMP', `QEMU refuses ${pending.command}: ${message.error.desc ?? 'no reason given'}`));
+      else
+        pending.reject(
+          new PenumbraError('QMP', `QEMU refuses ${pending.command}: ${message.error.desc ?? 'no reason given'}`),
+        );
     }
   }
 
@@ -221,7 +224,9 @@ function notQmp(path: string): string {
 }
 
 function gone(path: string, cause?: unknown): PenumbraError {
-  return new PenumbraError('GUEST_GONE', `QEMU closed its QMP socket ${path} (it ended, or the guest shut down)`, { cause });
+  return new PenumbraError('GUEST_GONE', `QEMU closed its QMP socket ${path} (it ended, or the guest shut down)`, {
+    cause,
+  });
 }
 
 function busy(path: string, limit: number): PenumbraError {

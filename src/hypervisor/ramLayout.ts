@@ -5,7 +5,13 @@ import { parseFlatView, type FlatSection } from './flatView.js';
 import { isHugetlb, mappingsOf, openBacking, readMappings, type Mapping } from './processMaps.js';
 import type { QmpClient } from './qmp.js';
 
-export type RegionKind = 'shared-memfd' | 'shared-file' | 'shared-anonymous' | 'private-file' | 'private-anonymous' | 'hugetlb';
+export type RegionKind =
+  | 'shared-memfd'
+  | 'shared-file'
+  | 'shared-anonymous'
+  | 'private-file'
+  | 'private-anonymous'
+  | 'hugetlb';
 
 /** A stretch of guest RAM, contiguous in guest-physical memory and in QEMU's address space. */
 export interface RamLayoutRegion {
@@ -138,7 +144,9 @@ function checkTotal(runs: FlatSection[], summary: MemorySummary, devices: Memory
 async function hostAddress(qmp: QmpClient, run: FlatSection): Promise<bigint> {
   const [first, last] = await Promise.all([gpa2hva(qmp, run.gpa), gpa2hva(qmp, run.gpa + run.size - 1n)]);
   if (last - first !== run.size - 1n) {
-    throw new PenumbraError('UNSUPPORTED', `RAM ${run.name} is not contiguous in QEMU's address space`, { address: run.gpa });
+    throw new PenumbraError('UNSUPPORTED', `RAM ${run.name} is not contiguous in QEMU's address space`, {
+      address: run.gpa,
+    });
   }
   return first;
 }
@@ -146,7 +154,8 @@ async function hostAddress(qmp: QmpClient, run: FlatSection): Promise<bigint> {
 async function gpa2hva(qmp: QmpClient, gpa: bigint): Promise<bigint> {
   const answer = await qmp.hmp(`gpa2hva 0x${gpa.toString(16)}`);
   const address = /\bis (0x[0-9a-f]+)\s*$/.exec(answer)?.[1];
-  if (address === undefined) throw new PenumbraError('UNSUPPORTED', `QEMU does not say where RAM is: ${answer.trim()}`, { address: gpa });
+  if (address === undefined)
+    throw new PenumbraError('UNSUPPORTED', `QEMU does not say where RAM is: ${answer.trim()}`, { address: gpa });
   return BigInt(address);
 }
 

@@ -53,7 +53,8 @@ export async function openStub(qmp: QmpClient, options: StubOptions): Promise<Pr
     qmp.execute<RunState>('query-status'),
     qmp.execute<{ label: string; filename: string }[]>('query-chardev'),
   ]);
-  if (UNUSABLE_STATES.has(found.status)) throw new PenumbraError('UNSUPPORTED', `the guest is in QEMU's state ${found.status}`);
+  if (UNUSABLE_STATES.has(found.status))
+    throw new PenumbraError('UNSUPPORTED', `the guest is in QEMU's state ${found.status}`);
   refuseForeignServer(chardevs, options.gdbservers);
   await removeLeftovers(qmp, chardevs);
 
@@ -85,7 +86,8 @@ export async function openStub(qmp: QmpClient, options: StubOptions): Promise<Pr
     // than the talk takes.
     handshake = options.handshake(ours, found.running, watchdog);
     const [answer] = await Promise.all([qmp.hmp(`gdbserver chardev:${id}`), handshake]);
-    if (!answer.includes('Waiting for gdb connection')) throw new PenumbraError('STUB', `QEMU does not open a gdbstub: ${answer.trim()}`);
+    if (!answer.includes('Waiting for gdb connection'))
+      throw new PenumbraError('STUB', `QEMU does not open a gdbstub: ${answer.trim()}`);
     return stub;
   } catch (error) {
     if (!handshake) addon.closeFd(ours);

@@ -49,7 +49,7 @@ const TYPES = new Map<number, FileType>([
  */
 export async function statFile(source: ShadowSource, path: string | Buffer, options: StatOptions = {}): Promise<NamedFile> {
   await using moment = new Moment(source);
-  return statInMoment(moment, withoutNul(path), options);
+  return await statInMoment(moment, withoutNul(path), options);
 }
 
 export async function statInMoment(moment: Moment, path: Buffer, { follow = false }: StatOptions): Promise<NamedFile> {

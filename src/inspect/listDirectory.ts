@@ -45,13 +45,13 @@ export async function listDirectory(
 ): Promise<DirectoryReport> {
   const start = withoutNul(path);
   await using moment = new Moment(source);
-  if (options.self === true) return listItself(moment, start);
+  if (options.self === true) return await listItself(moment, start);
   try {
     return await listContents(moment, start, options);
   } catch (error) {
     const isNone = error instanceof GuestError && ['ENOTDIR', 'ENOENT', 'ELOOP'].includes(error.errno);
     if (!isNone) throw error;
-    return listItself(moment, start);
+    return await listItself(moment, start);
   }
 }
 

@@ -1,6 +1,7 @@
 import { GuestError, PenumbraError } from '../errors.js';
 import { AT_FDCWD, O_DIRECTORY, O_RDONLY } from '../shadow/constants.js';
 import { errnoName } from '../shadow/errno.js';
+import { readCommandLine } from '../kernel/commandLine.js';
 import type { NativeStepResult } from '../shadow/nativeCall.js';
 import type { Shadow } from '../shadow/shadow.js';
 import { bytesOf, out, StepList, value } from '../shadow/stepList.js';
@@ -79,7 +80,12 @@ interface Details {
   commandLine: Buffer | undefined;
 }
 
-/** What only processes with a memory of their own have; kernel threads have no command line and run as root. */
+/**
+ * What only processes with a memory of their own have; kernel threads have no command line and run as root.
+ *
+ * A process that was stopped while it changed its own memory map holds the lock that reading its command line takes:
+ * the bytes are then read through its page tables, as the kernel would once it had the lock.
+ */
 async function readDetails(shadow: Shadow, { proc }: Listing, statuses: Status[]): Promise<(Details | undefined)[]> {
   const list = new StepList();
   const reads = statuses.map(({ pid, stat }) => {
@@ -89,11 +95,16 @@ async function readDetails(shadow: Shadow, { proc }: Listing, statuses: Status[]
     list.close(commandLine);
     return { status: readSmallFile(list, proc, `${pid}/status`, statusSize), commandLine: bytes };
   });
-  const results = await shadow.batch(list.steps);
-  return reads.map(
-    (read) =>
-      read && { status: bytesOf(results, read.status), commandLine: bytesOf(results, read.commandLine) },
-  );
+  const results = await shadow.batch(list.steps, { mayBlock: true });
+  return reads.map((read, index) => {
+    if (read === undefined) return undefined;
+    const status = bytesOf(results, read.status);
+    const blocked = results[read.commandLine]?.blocked === true;
+    const commandLine = blocked
+      ? readCommandLine(shadow.kernel, Number(statuses[index]?.pid))
+      : bytesOf(results, read.commandLine);
+    return { status, commandLine };
+  });
 }
 
 /** A file that the kernel gives in one piece. */

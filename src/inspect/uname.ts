@@ -7,7 +7,7 @@ import type { SystemName } from './records.js';
 /** What the guest's kernel calls itself, in the namespace of the borrowed task. @throws GuestError, CallError */
 export async function uname(source: ShadowSource): Promise<SystemName> {
   await using moment = new Moment(source);
-  return moment.ask((list) => {
+  return await moment.ask((list) => {
     const step = list.add('uname', out(utsname.size));
     return (results) => {
       requireSuccess(results, step, 'uname', Buffer.from('uname'));

@@ -83,21 +83,26 @@ export interface BtfName {
 export class BtfTypes {
   /** where type i begins; type 0 is void */
   readonly #starts: Uint32Array;
+  readonly #words: Uint32Array;
   readonly #count: number;
   readonly #strings: Buffer;
   #names?: NameIndex;
   #named?: Uint32Array;
 
   /** @throws PenumbraError CORRUPT */
-  constructor(private readonly bytes: Buffer) {
+  constructor(bytes: Buffer) {
     const { types, strings } = sections(bytes);
+    if (types.from % 4 !== 0) throw corrupt('the types are not aligned');
+    const aligned = bytes.byteOffset % 4 === 0 ? bytes : Buffer.from(Uint8Array.from(bytes).buffer);
+    const words = new Uint32Array(aligned.buffer, aligned.byteOffset, aligned.length >> 2);
+    this.#words = words;
     this.#strings = strings;
     const starts = new Uint32Array(1 + Math.floor((types.to - types.from) / COMMON));
     let count = 1;
     for (let at = types.from; at < types.to; count++) {
       if (at + COMMON > types.to) throw corrupt(`type ${count} runs behind the types`);
       starts[count] = at;
-      const info = bytes.readUInt32LE(at + 4);
+      const info = words[(at >> 2) + 1]!;
       const trailer = TRAILERS[kindOf(info)];
       // A kind this code does not know has an unknown length, so nothing behind it can be read.
       if (trailer === undefined) {
@@ -120,17 +125,17 @@ export class BtfTypes {
 
   /** Bytes of an int, struct, union, enum or float. */
   size(type: number): number {
-    return this.bytes.readUInt32LE(this.#start(type) + 8);
+    return this.#word(this.#start(type) + 8);
   }
 
   /** The type that a pointer, typedef, qualifier or function refers to. */
   target(type: number): number {
-    return this.bytes.readUInt32LE(this.#start(type) + 8);
+    return this.#word(this.#start(type) + 8);
   }
 
   array(type: number): { element: number; count: number } {
     const at = this.#start(type) + COMMON;
-    return { element: this.bytes.readUInt32LE(at), count: this.bytes.readUInt32LE(at + 8) };
+    return { element: this.#word(at), count: this.#word(at + 8) };
   }
 
   /** Members of a struct or union: offset and, for a bit-field, width in bits. */
@@ -139,10 +144,10 @@ export class BtfTypes {
     const hasWidths = info >>> 31 === 1;
     let at = this.#start(type) + COMMON;
     for (let i = info & 0xffff; i > 0; i--, at += 12) {
-      const offset = this.bytes.readUInt32LE(at + 8);
+      const offset = this.#word(at + 8);
       yield {
-        name: this.#name(this.bytes.readUInt32LE(at)),
-        type: this.bytes.readUInt32LE(at + 4),
+        name: this.#name(this.#word(at)),
+        type: this.#word(at + 4),
         bits: hasWidths ? offset & 0xffffff : offset,
         width: hasWidths ? offset >>> 24 : 0,
       };
@@ -156,10 +161,10 @@ export class BtfTypes {
     const wide = kindOf(info) === BtfKind.Enum64;
     let at = this.#start(type) + COMMON;
     for (let i = info & 0xffff; i > 0; i--, at += wide ? 12 : 8) {
-      const raw = BigInt(this.bytes.readUInt32LE(at + 4)) | (wide ? BigInt(this.bytes.readUInt32LE(at + 8)) << 32n : 0n);
+      const raw = BigInt(this.#word(at + 4)) | (wide ? BigInt(this.#word(at + 8)) << 32n : 0n);
       // enums had no sign flag before 6.0; the kernel's own are then plain ints
       const value = wide && !isSigned ? raw : BigInt.asIntN(wide ? 64 : 32, raw);
-      yield { name: this.#name(this.bytes.readUInt32LE(at)), value };
+      yield { name: this.#name(this.#word(at)), value };
     }
   }
 
@@ -168,8 +173,8 @@ export class BtfTypes {
     const found: { name: BtfName; type: number }[] = [];
     let at = this.#start(proto) + COMMON;
     for (let i = this.#info(proto) & 0xffff; i > 0; i--, at += 8) {
-      const type = this.bytes.readUInt32LE(at + 4);
-      if (type !== 0) found.push({ name: this.#name(this.bytes.readUInt32LE(at)), type });
+      const type = this.#word(at + 4);
+      if (type !== 0) found.push({ name: this.#name(this.#word(at)), type });
     }
     return found;
   }
@@ -190,14 +195,10 @@ export class BtfTypes {
   #nameIndex(): { names: NameIndex; ids: Uint32Array } {
     if (this.#names === undefined || this.#named === undefined) {
       const ids = Uint32Array.from(this.ofKinds(...kindsIn(NAMED)));
-      const start = (i: number) => this.bytes.readUInt32LE(this.#starts[ids[i]!]!);
+      const starts = ids.map((type) => Math.min(this.#word(this.#starts[type]!), this.#strings.length));
+      const ends = starts.map((start) => this.#nameEnd(start));
       this.#named = ids;
-      this.#names = new NameIndex({
-        count: ids.length,
-        bytes: this.#strings,
-        start: (i) => Math.min(start(i), this.#strings.length),
-        end: (i) => this.#nameEnd(start(i)),
-      });
+      this.#names = new NameIndex({ bytes: this.#strings, starts, ends });
     }
     return { names: this.#names, ids: this.#named };
   }
@@ -218,8 +219,13 @@ export class BtfTypes {
     return end;
   }
 
+  /** The word at a place that the constructor has found to lie within the types. */
+  #word(at: number): number {
+    return this.#words[at >> 2]!;
+  }
+
   #info(type: number): number {
-    return this.bytes.readUInt32LE(this.#start(type) + 4);
+    return this.#word(this.#start(type) + 4);
   }
 
   #start(type: number): number {

@@ -44,7 +44,7 @@ export class DescriptionCache {
       this.#makeRoom();
       return true;
     } catch {
-      rmSync(temporary, { force: true });
+      removeFile(temporary);
       return false;
     }
   }
@@ -79,6 +79,14 @@ export class DescriptionCache {
       const path = join(this.directory!, name);
       if (Date.now() - statSync(path).mtimeMs > ABANDONED) rmSync(path, { force: true });
     }
+  }
+}
+
+function removeFile(path: string): void {
+  try {
+    rmSync(path, { force: true });
+  } catch {
+    // what cannot be removed was never written
   }
 }
 

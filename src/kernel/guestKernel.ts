@@ -36,6 +36,7 @@ export class GuestKernel implements Kernel {
   readonly pti: boolean;
   readonly root: bigint;
   readonly virtual: VirtualMemory;
+  readonly openVirtual: (root: bigint) => VirtualMemory;
   readonly hasTypes: boolean;
 
   readonly #image: KernelImage;
@@ -64,7 +65,8 @@ export class GuestKernel implements Kernel {
     this.levels = image.view.levels;
     this.root = kernelRoot(this, image);
     this.pti = isIsolated(this, image, this.root);
-    this.virtual = openVirtual(this.root, this.levels);
+    this.openVirtual = (root) => openVirtual(root, this.levels);
+    this.virtual = this.openVirtual(this.root);
     this.hasTypes = this.#description.btf !== null;
   }
 
@@ -79,6 +81,10 @@ export class GuestKernel implements Kernel {
       if (address !== undefined) return address;
     }
     throw new PenumbraError('NO_SYMBOL', `the guest kernel ${this.release} has no symbol ${names.join(' or ')}`);
+  }
+
+  functionSize(name: string): number | undefined {
+    return this.#answer('sizes', `${name}()`, () => this.#symbolTable().distanceToNext(name));
   }
 
   symbolAt(address: bigint): { name: string; offset: bigint } | undefined {

@@ -49,6 +49,8 @@ const BLOCK_MINIMUM = 2 * MARKED;
 const BLOCK_LIMIT = 514 * MARKED;
 /** Names looked at before a search gives up: forged tables must not cost minutes. */
 const STEP_LIMIT = 8_000_000;
+/** What looking for the start of the names before one run of markers counts for. */
+const PLACES_COST = 1000;
 
 /**
  * Finds and decodes kallsyms in a kernel image, by content: the tables have moved between releases, their shapes have not.
@@ -131,16 +133,23 @@ function* findNames(window: Window, budget: { steps: number }): Generator<Names>
   }
 }
 
+/** From the end backwards: the markers lie close before the token table. */
 function* markerRuns(words: Uint32Array, width: number): Generator<{ first: number; length: number }> {
-  for (let first = 0; first + MARKERS_MINIMUM * width <= words.length; first++) {
-    if (words[first] !== 0) continue;
-    let length = 1;
-    for (let at = first + width; at < words.length; at += width, length++) {
-      const step = words[at]! - words[at - width]!;
-      if (step < BLOCK_MINIMUM || step > BLOCK_LIMIT || (width === 2 && words[at + 1] !== 0)) break;
-    }
+  for (let first = words.length; ; ) {
+    first = words.lastIndexOf(0, first - 1);
+    if (first <= 0) return;
+    const length = runLength(words, first, width);
     if (length >= MARKERS_MINIMUM) yield { first, length };
   }
+}
+
+function runLength(words: Uint32Array, first: number, width: number): number {
+  let length = 1;
+  for (let at = first + width; at < words.length; at += width, length++) {
+    const step = words[at]! - words[at - width]!;
+    if (step < BLOCK_MINIMUM || step > BLOCK_LIMIT || (width === 2 && words[at + 1] !== 0)) break;
+  }
+  return length;
 }
 
 /**
@@ -160,6 +169,7 @@ function namesBefore(
   const isCount = (count: number) => Math.ceil(count / MARKED) === markers;
   const highest = (markersAt - lastMarker - 2) & ~3;
   const lowest = Math.max(8, highest - BLOCK_LIMIT - 8);
+  spend(budget, PLACES_COST);
   for (let start = highest; start >= lowest; start -= 4) {
     const before = words[(start >> 2) - 1]!;
     const earlier = words[(start >> 2) - 2]!;
@@ -194,9 +204,12 @@ function namesAgree(
     const first = bytes[at]!;
     // since 6.1 the length of a long name takes two bytes, ULEB128
     at += first < 0x80 ? 1 + first : 2 + ((first & 0x7f) | (bytes[at + 1]! << 7));
-    if (--budget.steps < 0) {
-      throw new PenumbraError('CORRUPT', 'kallsyms: too many tables that look like names and are none');
-    }
+    spend(budget, 1);
   }
   return at <= end && end - at < 8;
+}
+
+function spend(budget: { steps: number }, steps: number): void {
+  budget.steps -= steps;
+  if (budget.steps < 0) throw new PenumbraError('CORRUPT', 'kallsyms: too many tables that look like names and are none');
 }

@@ -41,6 +41,8 @@ export interface Kernel {
   readonly root: bigint;
   /** memory through `root` */
   readonly virtual: VirtualMemory;
+  /** memory through another page table root, a process's for instance */
+  openVirtual(root: bigint): VirtualMemory;
   /** whether the kernel carries BTF; without it every question about types fails with NO_BTF */
   readonly hasTypes: boolean;
   /** what recognising cost, in order */
@@ -53,6 +55,8 @@ export interface Kernel {
   symbol(name: string): bigint | undefined;
   /** The first of `names` that exists. @throws PenumbraError NO_SYMBOL naming all of them */
   requireSymbol(...names: string[]): bigint;
+  /** Bytes from a function to the next symbol; undefined when there is no such symbol. */
+  functionSize(name: string): number | undefined;
   /** The symbol that covers `address` (of several at one address the first), undefined outside the kernel image. */
   symbolAt(address: bigint): { name: string; offset: bigint } | undefined;
   /** All symbols in order of address. Decodes the whole table. */

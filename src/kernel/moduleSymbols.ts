@@ -90,25 +90,24 @@ function symbolTables(kernel: Kernel, module: Module): SymbolTables | undefined 
   };
 }
 
-/** What a module offers to others: struct kernel_symbol holds its address relative to itself, include/linux/export.h. */
+/**
+ * What is_exported() in kernel/kallsyms.c looks at: `syms`, not `gpl_syms`. struct kernel_symbol holds its address relative
+ * to itself, include/linux/export.h.
+ */
 function exportedAddresses(kernel: Kernel, module: Module): Set<bigint> {
   const found = new Set<bigint>();
   const size = kernel.sizeof('kernel_symbol');
   if (size === undefined) return found;
   if (size > EXPORT_SIZE_LIMIT) throw corrupt(module, `struct kernel_symbol of ${size} bytes`);
+  const member = (name: string, length: number) =>
+    kernel.virtual.read(module.address + BigInt(kernel.requireOffset(`module.${name}`)), length);
+  const count = member('num_syms', 4).readUInt32LE();
+  if (count > SYMBOL_LIMIT) throw corrupt(module, `${count} exported symbols`);
+  const at = member('syms', 8).readBigUInt64LE();
   const valueAt = kernel.requireOffset('kernel_symbol.value_offset');
-  for (const list of ['syms', 'gpl_syms']) {
-    const pointer = kernel.offsetof(`module.${list}`);
-    if (pointer === undefined) continue;
-    const counter = kernel.requireOffset(`module.num_${list}`);
-    const count = kernel.virtual.read(module.address + BigInt(counter), 4).readUInt32LE();
-    if (count > SYMBOL_LIMIT) throw corrupt(module, `${count} exported symbols`);
-    const at = kernel.virtual.read(module.address + BigInt(pointer), 8).readBigUInt64LE();
-    const entries = kernel.virtual.read(at, count * size);
-    for (let i = 0; i < count; i++) {
-      const offset = i * size + valueAt;
-      found.add(BigInt.asUintN(64, at + BigInt(offset + entries.readInt32LE(offset))));
-    }
+  const entries = kernel.virtual.read(at, count * size);
+  for (let offset = valueAt; offset + 4 <= entries.length; offset += size) {
+    found.add(BigInt.asUintN(64, at + BigInt(offset + entries.readInt32LE(offset))));
   }
   return found;
 }

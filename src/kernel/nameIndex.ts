@@ -1,11 +1,10 @@
 import { randomBytes } from 'node:crypto';
 
-/** Where the names of a table lie: name i is [start(i), end(i)) of `bytes`. */
+/** Where the names of a table lie: name i is [starts[i], ends[i]) of `bytes`. */
 export interface NameList {
-  count: number;
   bytes: Buffer;
-  start(i: number): number;
-  end(i: number): number;
+  starts: Uint32Array;
+  ends: Uint32Array;
 }
 
 /**
@@ -21,16 +20,12 @@ export class NameIndex {
   readonly #next: Uint32Array;
 
   constructor(private readonly names: NameList) {
-    const { count, bytes } = names;
-    const size = 2 ** Math.max(4, 32 - Math.clz32(count));
+    const { bytes, starts, ends } = names;
+    const size = 2 ** Math.max(4, 32 - Math.clz32(starts.length));
     this.#mask = size - 1;
     this.#heads = new Uint32Array(size);
-    this.#next = new Uint32Array(count);
-    for (let i = count - 1; i >= 0; i--) {
-      const slot = this.#hash(bytes, names.start(i), names.end(i));
-      this.#next[i] = this.#heads[slot]!;
-      this.#heads[slot] = i + 1;
-    }
+    this.#next = new Uint32Array(starts.length);
+    this.#fill(bytes, starts, ends);
   }
 
   /** The lowest entry with this name. */
@@ -41,11 +36,21 @@ export class NameIndex {
   /** Every entry with this name, in order. */
   *all(name: string): Generator<number, undefined> {
     const wanted = Buffer.from(name);
-    const { bytes, start, end } = this.names;
+    const { bytes, starts, ends } = this.names;
     for (let entry = this.#heads[this.#hash(wanted, 0, wanted.length)]!; entry !== 0; entry = this.#next[entry - 1]!) {
-      if (bytes.compare(wanted, 0, wanted.length, start(entry - 1), end(entry - 1)) === 0) yield entry - 1;
+      if (bytes.compare(wanted, 0, wanted.length, starts[entry - 1], ends[entry - 1]) === 0) yield entry - 1;
     }
     return undefined;
+  }
+
+  /** From the last entry to the first, so that each chain begins with the lowest. */
+  #fill(bytes: Uint8Array, starts: Uint32Array, ends: Uint32Array): void {
+    const [heads, next] = [this.#heads, this.#next];
+    for (let i = starts.length - 1; i >= 0; i--) {
+      const slot = this.#hash(bytes, starts[i]!, ends[i]!);
+      next[i] = heads[slot]!;
+      heads[slot] = i + 1;
+    }
   }
 
   #hash(bytes: Uint8Array, from: number, to: number): number {

@@ -25,12 +25,9 @@ export class SymbolTable {
     private readonly starts: Uint32Array,
     private readonly positions: Float64Array,
   ) {
-    this.#index = new NameIndex({
-      count,
-      bytes: text,
-      start: (i) => starts[i]! + 1,
-      end: (i) => starts[i + 1]!,
-    });
+    // a name begins behind the type letter
+    const names = starts.subarray(0, count).map((start) => start + 1);
+    this.#index = new NameIndex({ bytes: text, starts: names, ends: starts.subarray(1) });
   }
 
   /** @throws PenumbraError CORRUPT */
@@ -38,6 +35,21 @@ export class SymbolTable {
     const { text, starts } = expandNames(at.count, bytes);
     const places = positions(image, at.addresses, bytes.addresses, bytes.base);
     return new SymbolTable(image, at.count, text, starts, places);
+  }
+
+  /** Bytes from the symbol to the next one at another address. */
+  distanceToNext(name: string): number | undefined {
+    const position = this.position(name);
+    if (position === undefined) return undefined;
+    let low = 0;
+    let high = this.positions.length;
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      if (this.positions[middle]! <= position) low = middle + 1;
+      else high = middle;
+    }
+    const next = this.positions[low];
+    return next === undefined ? undefined : next - position;
   }
 
   /** Position of a symbol, see `positions`; of several with the same name the lowest. */

@@ -96,7 +96,7 @@ export class Tasks {
   processes(): Task[] {
     return steadily(() => {
       this.#forget();
-      return this.#leaders().map((address) => this.#read(address));
+      return Array.from(this.#leaders(), (address) => this.#read(address));
     });
   }
 
@@ -117,7 +117,12 @@ export class Tasks {
 
   /** A task by its pid in the initial namespace, a thread's as well. @throws PenumbraError CORRUPT, NOT_MAPPED */
   find(pid: number): Task | undefined {
-    return this.processes().find((t) => t.pid === pid) ?? this.threads().find((t) => t.pid === pid);
+    return steadily(() => {
+      for (const leader of this.#leaders()) {
+        if (this.#number(leader, 'task_struct.pid') === pid) return this.at(leader);
+      }
+      return this.threads().find((task) => task.pid === pid);
+    });
   }
 
   /** The task at an address, for instance a CPU's current one. @throws PenumbraError NOT_MAPPED */
@@ -155,19 +160,19 @@ export class Tasks {
     };
   }
 
-  #leaders(): bigint[] {
+  *#leaders(): Generator<bigint> {
     const offset = BigInt(this.kernel.requireOffset('task_struct.tasks'));
     const head = this.kernel.requireSymbol('init_task') + offset;
-    return Array.from(listNodes(this.kernel.virtual, head, 'the task list', TASK_LIMIT), (node) => node - offset);
+    for (const node of listNodes(this.kernel.virtual, head, 'the task list', TASK_LIMIT)) yield node - offset;
   }
 
-  #threadsOf(leader: bigint): bigint[] {
+  *#threadsOf(leader: bigint): Generator<bigint> {
     const { virtual } = this.kernel;
     const signal = virtual.read(leader + BigInt(this.#layout.signal), 8).readBigUInt64LE();
     const head = signal + BigInt(this.kernel.requireOffset('signal_struct.thread_head'));
     const offset = BigInt(this.kernel.requireOffset('task_struct.thread_node'));
-    const nodes = listNodes(virtual, head, `the thread list of task 0x${leader.toString(16)}`, TASK_LIMIT);
-    return Array.from(nodes, (node) => node - offset);
+    const what = `the thread list of task 0x${leader.toString(16)}`;
+    for (const node of listNodes(virtual, head, what, TASK_LIMIT)) yield node - offset;
   }
 
   #processIdOf(task: bigint): number {

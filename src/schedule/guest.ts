@@ -21,7 +21,7 @@ export interface AttachOptions {
   engine?: EngineName;
   /** pid, in the guest, of the process whose credentials, root and namespaces calls have; 1 unless given */
   as?: number;
-  /** milliseconds that one batch of calls may take; 2000 unless given */
+  /** milliseconds that one call may take; 1000 unless given */
   callTimeout?: number;
   /** instructions that one call may take; none unless given, and slower when given */
   instructionLimit?: number;

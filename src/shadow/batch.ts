@@ -96,6 +96,7 @@ export function decodeBatch(steps: readonly BatchStep[], result: NativeBatchResu
     count += step.args.length;
   }
   for (const value of result.values) answers.push({ value, out: [] });
+  for (const step of result.blocked) (answers[step] as NativeStepResult).blocked = true;
   for (let at = 0; at + 3 < result.outs.length; at += 4) {
     const [step, argument, offset, length] = result.outs.subarray(at, at + 4) as unknown as [number, number, number, number];
     const answer = answers[step];

@@ -51,6 +51,8 @@ export interface NativeStep {
 }
 
 export interface NativeStepResult {
+  /** the call returned only because it would have slept: its value is mostly -EINTR */
+  blocked?: boolean;
   /** raw return value, signed: -4095 .. -1 is a negative errno */
   value: bigint;
   /** per argument: the contents after the call for kinds 2 and 3, otherwise undefined */

@@ -12,7 +12,7 @@ import { stubs } from './stubs.js';
 
 const Base = { absolute: 0, perCpu: 1, task: 2 } as const;
 const Source = { constant: 0, task: 1, stackTop: 2, cpu: 3, code: 4, taskField: 5 } as const;
-const TrapKind = { schedule: 0, lock: 1, bug: 2, skip: 3 } as const;
+const TrapKind = { schedule: 0, lock: 1, bug: 2, skip: 3, signal: 4, readLock: 5 } as const;
 
 const all = 0xffffffffffffffffn;
 
@@ -47,6 +47,7 @@ export function contextRecipe(kernel: Kernel, perCpuBases: bigint[], borrowed: B
   const state = kernel.offsetof('task_struct.__state'); // 5.14
   const onCpu = kernel.offsetof('task_struct.on_cpu');
   const version = codeVersion(kernel);
+  const signal = signalRule(kernel);
   const mm = kernel.requireOffset('task_struct.mm');
   return {
     levels: kernel.levels,
@@ -75,6 +76,9 @@ export function contextRecipe(kernel: Kernel, perCpuBases: bigint[], borrowed: B
     textEnd: kernel.requireSymbol('_etext'),
     ...(version === undefined ? {} : { codeVersion: version }),
     sequences: sequences(kernel),
+    lockFunctions: codeRanges(kernel, lockFunctions),
+    harmlessReaders: codeRanges(kernel, harmlessReaders),
+    ...(signal === undefined ? {} : { signal }),
     code: stubs.clock.bytes,
     patches: patches(kernel),
     samples: clockSamples(kernel),
@@ -120,6 +124,51 @@ function sequences(kernel: Kernel): NativeLocation[] {
     .map((name) => kernel.symbol(name))
     .filter((address) => address !== undefined)
     .map(absolute);
+}
+
+/** Where signals are delivered on the way to user mode: of this name since 5.11, without the suffix before. */
+const signalDelivery = ['arch_do_signal_or_restart', 'arch_do_signal'];
+
+/** How a sleep in a call is ended: by a SIGKILL that is pending until the call is on its way out. */
+function signalRule(kernel: Kernel): NativeRecipe['signal'] {
+  const pending = kernel.offsetof('task_struct.pending.signal');
+  if (pending === undefined || signalDelivery.every((name) => kernel.symbol(name) === undefined)) return undefined;
+  return {
+    flags: kernel.requireOffset('task_struct.thread_info.flags'),
+    flagsSet: 1n << 2n, // TIF_SIGPENDING
+    pending,
+    pendingSet: 1n << 8n, // SIGKILL
+    sleepStates: 0x101, // TASK_INTERRUPTIBLE, TASK_WAKEKILL
+  };
+}
+
+const lockFunctions = [
+  '_raw_spin_lock',
+  '_raw_spin_lock_irq',
+  '_raw_spin_lock_irqsave',
+  '_raw_spin_lock_bh',
+  '__pte_offset_map_lock',
+  'down_read',
+  'down_read_killable',
+  'down_read_interruptible',
+];
+
+/**
+ * Readers that may pass a lock although the guest was stopped while it held it. What they read under it are pointers,
+ * counters and page table entries, each of which is whole at every instant; sums have a sequence counter of their own.
+ * - __lock_task_sighand: siglock, for the signal and accounting fields of one task (fs/proc/array.c)
+ * - task_dump_owner: alloc_lock, for the pointer to the task's memory (fs/proc/base.c)
+ * - do_task_stat: exec_update_lock, which keeps old memory from being seen with new credentials (fs/proc/array.c)
+ * - follow_page_pte: a page table's lock, for one entry (mm/gup.c)
+ */
+const harmlessReaders = ['__lock_task_sighand', 'task_dump_owner', 'do_task_stat', 'follow_page_pte'];
+
+function codeRanges(kernel: Kernel, names: readonly string[]): { start: bigint; size: number }[] {
+  return names.flatMap((name) => {
+    const start = kernel.symbol(name);
+    const size = kernel.functionSize(name);
+    return start === undefined || size === undefined ? [] : [{ start, size }];
+  });
 }
 
 function patches(kernel: Kernel): NativeRecipe['patches'] {
@@ -206,10 +255,11 @@ function traps(kernel: Kernel): NativeRecipe['traps'] {
     'queued_spin_lock_slowpath',
     'queued_read_lock_slowpath',
     'queued_write_lock_slowpath',
-    'osq_lock',
     'mutex_spin_on_owner',
     'rwsem_spin_on_owner',
   ]);
+  add(TrapKind.signal, signalDelivery);
+  add(TrapKind.readLock, ['rwsem_down_read_slowpath']);
   add(TrapKind.bug, ['panic', 'oops_enter', 'make_task_dead', 'do_exit']);
   // No other CPU runs in a shadow: nothing to flush or to call there, no grace period to wait for, nobody to wake up.
   add(TrapKind.skip, [
@@ -219,5 +269,9 @@ function traps(kernel: Kernel): NativeRecipe['traps'] {
     'synchronize_rcu_expedited',
   ]);
   add(TrapKind.skip, ['try_to_wake_up'], 1);
+  // Spinning in the hope that an owner on another CPU lets go: fails at once, so that the caller goes to sleep instead.
+  add(TrapKind.skip, ['osq_lock'], 0);
+  // The allocator shuffles its free lists; the generator's lock is often held. getrandom(2) takes another way.
+  add(TrapKind.skip, ['get_random_u32', 'get_random_u64', 'get_random_long'], 0x9e3779b9);
   return list;
 }

@@ -8,7 +8,7 @@ import { type Borrowed, contextRecipe } from './recipe.js';
 import { Shadow } from './shadow.js';
 
 export interface SessionOptions {
-  /** milliseconds that one batch of calls may take */
+  /** milliseconds that one call may take; 1000 unless given, and an eighth of it where the guest was stopped in kernel code */
   callTimeout?: number;
   /** instructions that one call may take; 0, the default, sets no limit and is faster */
   instructionLimit?: number;
@@ -72,7 +72,7 @@ export class ShadowSession {
   async configure(options: SessionOptions): Promise<void> {
     await this.#native.setOptions({
       instructionLimit: options.instructionLimit ?? 0,
-      timeLimitNs: (options.callTimeout ?? 2000) * 1e6,
+      timeLimitNs: (options.callTimeout ?? 1000) * 1e6,
       keepPages: options.keepPages ?? 1024,
     });
   }

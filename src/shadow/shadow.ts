@@ -92,15 +92,22 @@ export class Shadow {
   /**
    * Runs steps one after the other without coming back in between; a step that uses the result of a failed one is
    * skipped with the same error.
-   * @throws CallError when one of them does not return; the shadow cannot be used any more then
+   * @param mayBlock leaves it to the caller to look at the answers' `blocked`
+   * @throws CallError when one of them does not return, and the shadow cannot be used any more then; WOULD_BLOCK when
+   *   one would have slept, where the shadow is as good as before if the sleep was one that signals end
    */
-  async batch(steps: readonly BatchStep[]): Promise<NativeStepResult[]> {
+  async batch(steps: readonly BatchStep[], { mayBlock = false } = {}): Promise<NativeStepResult[]> {
     if (!this.#open) throw new PenumbraError('BAD_ARGUMENT', 'the shadow is closed');
     const result = await this.#native.run(encodeBatch(steps));
     if (result.failure !== undefined) {
       this.#open = false;
       const call = nameOf(steps[result.values.length]);
       throw new CallError(result.failure, call, this.stopClass, this.#kernel);
+    }
+    const [blocked] = result.blocked;
+    if (blocked !== undefined && !mayBlock) {
+      const failure = { code: 'WOULD_BLOCK', message: 'the call would sleep', address: 0n, callers: new BigUint64Array() };
+      throw new CallError(failure, nameOf(steps[blocked]), this.stopClass, this.#kernel);
     }
     return decodeBatch(steps, result);
   }

@@ -5,7 +5,7 @@ import type { SocketAddress } from './structs/socketAddress.js';
  * The most bytes that one argument may occupy in a shadow's scratch memory: 4 MiB. Larger transfers are made in parts,
  * as a program would make them.
  */
-export const MAXIMUM_BUFFER = 4 * 1024 * 1024;
+export const MAXIMUM_BUFFER = 1024 * 1024;
 
 /** A buffer for the kernel to write to. */
 export class Out {
