@@ -29,9 +29,9 @@ constexpr size_t kMaxExtents = 65536;
 
 // Everything of one guest that the guest's thread works on. Jobs share it, so that it outlives the JavaScript object.
 struct GuestState {
-  explicit GuestState(std::vector<RamDescriptor> descriptors) : ram(std::move(descriptors)) {}
+  explicit GuestState(std::shared_ptr<const GuestRam> guest_ram) : ram(std::move(guest_ram)) {}
 
-  GuestRam ram;
+  std::shared_ptr<const GuestRam> ram;
   std::unique_ptr<GdbStub> stub;
   std::unique_ptr<Shadow> shadow;
   std::vector<VcpuState> vcpus;  ///< as of the last stop
@@ -123,6 +123,7 @@ class Guest final : public Napi::ObjectWrap<Guest> {
                            InstanceMethod<&Guest::DetachStub>("detachStub"),
                            InstanceMethod<&Guest::Stop>("stop"),
                            InstanceMethod<&Guest::Resume>("resume"),
+                           InstanceMethod<&Guest::MeasureStop>("measureStop"),
                            InstanceMethod<&Guest::CreateShadow>("createShadow"),
                            InstanceMethod<&Guest::Borrow>("borrow"),
                            InstanceMethod<&Guest::SetOptions>("setOptions"),
@@ -132,6 +133,7 @@ class Guest final : public Napi::ObjectWrap<Guest> {
                            InstanceMethod<&Guest::Leave>("leave"),
                            InstanceMethod<&Guest::Rehearse>("rehearse"),
                            InstanceMethod<&Guest::Statistics>("statistics"),
+                           InstanceMethod<&Guest::Close>("close"),
                        });
   }
 
@@ -144,7 +146,8 @@ class Guest final : public Napi::ObjectWrap<Guest> {
                              static_cast<int>(ReadWord(region.Get("fd"), "fd")),
                              ReadWord(region.Get("offset"), "offset")});
     }
-    state_ = Guarded(info.Env(), [&] { return std::make_shared<GuestState>(std::move(descriptors)); });
+    ram_ = Guarded(info.Env(), [&] { return std::make_shared<const GuestRam>(std::move(descriptors)); });
+    state_ = std::make_shared<GuestState>(ram_);
   }
 
  private:
@@ -155,7 +158,7 @@ class Guest final : public Napi::ObjectWrap<Guest> {
     const uint32_t length = ReadLength(info[1]);
     return Guarded(info.Env(), [&]() -> Napi::Value {
       Napi::Buffer<uint8_t> out = Napi::Buffer<uint8_t>::New(info.Env(), length);
-      state_->ram.Read(gpa, out.Data(), length);
+      Ram(info).Read(gpa, out.Data(), length);
       return out;
     });
   }
@@ -163,7 +166,7 @@ class Guest final : public Napi::ObjectWrap<Guest> {
   Napi::Value Find(const Napi::CallbackInfo& info) {
     const Napi::Buffer<uint8_t> needle = info[0].As<Napi::Buffer<uint8_t>>();
     const std::vector<uint64_t> hits =
-        FindBytes(state_->ram.table(), needle.Data(), needle.Length(), ReadWord(info[1], "from"),
+        FindBytes(Ram(info).table(), needle.Data(), needle.Length(), ReadWord(info[1], "from"),
                   ReadWord(info[2], "to"), ReadLength(info[3]));
     Napi::Array array = Napi::Array::New(info.Env(), hits.size());
     for (uint32_t i = 0; i < hits.size(); ++i) array.Set(i, Napi::BigInt::New(info.Env(), hits[i]));
@@ -171,7 +174,7 @@ class Guest final : public Napi::ObjectWrap<Guest> {
   }
 
   Napi::Value TranslateAddress(const Napi::CallbackInfo& info) {
-    const Translation translation = Translate(state_->ram.table(), ReadSpace(info), ReadWord(info[2], "address"));
+    const Translation translation = Translate(Ram(info).table(), ReadSpace(info), ReadWord(info[2], "address"));
     if (!translation.mapped()) return info.Env().Undefined();
     return Napi::BigInt::New(info.Env(), translation.gpa);
   }
@@ -181,12 +184,12 @@ class Guest final : public Napi::ObjectWrap<Guest> {
     const uint32_t length = ReadLength(info[3]);
     std::unique_ptr<uint8_t[]> bytes(new uint8_t[length]);
     const uint64_t got =
-        ReadVirtual(state_->ram.table(), ReadSpace(info), ReadWord(info[2], "address"), bytes.get(), length);
+        ReadVirtual(Ram(info).table(), ReadSpace(info), ReadWord(info[2], "address"), bytes.get(), length);
     return Napi::Buffer<uint8_t>::Copy(info.Env(), bytes.get(), got);
   }
 
   Napi::Value Extents(const Napi::CallbackInfo& info) {
-    const std::vector<Extent> extents = FindExtents(state_->ram.table(), ReadSpace(info), ReadWord(info[2], "from"),
+    const std::vector<Extent> extents = FindExtents(Ram(info).table(), ReadSpace(info), ReadWord(info[2], "from"),
                                                     ReadWord(info[3], "to"), kMaxExtents);
     Napi::BigUint64Array array = Napi::BigUint64Array::New(info.Env(), extents.size() * 3);
     static_assert(sizeof(Extent) == 24);
@@ -247,11 +250,35 @@ class Guest final : public Napi::ObjectWrap<Guest> {
     });
   }
 
+  /// Stops, reads the registers and resumes, and gives the nanoseconds of each.
+  Napi::Value MeasureStop(const Napi::CallbackInfo& info) {
+    const double limit = info[0].As<Napi::Number>().DoubleValue();
+    return Post(info, [limit](GuestState& state) -> GuestThread::Reply {
+      GdbStub& stub = state.RequireStub();
+      const Clock::time_point deadline = After(limit);
+      const Clock::time_point begin = Clock::now();
+      stub.InterruptAndRequestRegisters(deadline);
+      stub.AwaitStop(deadline);
+      const Clock::time_point stopped = Clock::now();
+      state.vcpus = stub.ReceiveRegisters(deadline);
+      const Clock::time_point received = Clock::now();
+      stub.Resume();
+      const Clock::time_point resumed = Clock::now();
+      return [=](Napi::Env env) -> Napi::Value {
+        Napi::Object object = Napi::Object::New(env);
+        object.Set("stopNs", Nanoseconds(stopped - begin));
+        object.Set("registersNs", Nanoseconds(received - stopped));
+        object.Set("resumeNs", Nanoseconds(resumed - received));
+        return object;
+      };
+    });
+  }
+
   Napi::Value CreateShadow(const Napi::CallbackInfo& info) {
     Recipe recipe = ReadRecipe(info[0].As<Napi::Object>());
     const uint64_t scratch = ReadWord(info[1], "scratch");
     return Post(info, [recipe = std::move(recipe), scratch](GuestState& state) mutable -> GuestThread::Reply {
-      state.shadow = std::make_unique<Shadow>(state.ram, std::move(recipe), scratch);
+      state.shadow = std::make_unique<Shadow>(*state.ram, std::move(recipe), scratch);
       return nullptr;
     });
   }
@@ -383,6 +410,24 @@ class Guest final : public Napi::ObjectWrap<Guest> {
     });
   }
 
+  /// Gives back the thread, the engine and all mappings; nothing can be asked any more.
+  Napi::Value Close(const Napi::CallbackInfo& info) {
+    ram_ = nullptr;
+    return thread_.Close(info.Env(), [state = state_]() -> GuestThread::Reply {
+      state->shadow = nullptr;
+      state->stub = nullptr;
+      state->ram = nullptr;
+      return nullptr;
+    });
+  }
+
+  const GuestRam& Ram(const Napi::CallbackInfo& info) const {
+    if (ram_ == nullptr) {
+      throw Napi::Error(info.Env(), ToJavaScript(info.Env(), Error("BAD_ARGUMENT", "the guest is detached")));
+    }
+    return *ram_;
+  }
+
   static AddressSpace ReadSpace(const Napi::CallbackInfo& info) {
     return {ReadWord(info[0], "root"), static_cast<int>(ReadWord(info[1], "levels"))};
   }
@@ -393,6 +438,7 @@ class Guest final : public Napi::ObjectWrap<Guest> {
     return static_cast<uint32_t>(length);
   }
 
+  std::shared_ptr<const GuestRam> ram_;  ///< for JavaScript's thread; until Close
   std::shared_ptr<GuestState> state_;
   GuestThread thread_;
 };

@@ -11,6 +11,7 @@ namespace penumbra {
 
 struct GuestThread::Task {
   GuestThread* owner;
+  bool last;
   Napi::Promise::Deferred deferred;
   Job job;
   Reply reply;
@@ -18,25 +19,33 @@ struct GuestThread::Task {
 };
 
 GuestThread::GuestThread(Napi::Env env)
-    : completion_(Completion::New(env, "penumbra guest thread", 0, 1, nullptr)), thread_([this] { Run(); }) {
+    : env_(env),
+      completion_(Completion::New(env, "penumbra guest thread", 0, 1, nullptr)),
+      thread_([this] { Run(); }) {
   // A guest that is merely attached must not keep the process alive.
   completion_.Unref(env);
+  // Added after that of `completion_`, so that it runs before it: objects are finalized only after both.
+  napi_add_env_cleanup_hook(env, &GuestThread::OnEnvironmentEnd, this);
 }
 
-GuestThread::~GuestThread() {
-  {
-    const std::lock_guard lock(mutex_);
-    quit_ = true;
+GuestThread::~GuestThread() { End(napi_tsfn_abort); }
+
+Napi::Promise GuestThread::Post(Napi::Env env, Job job) { return Enqueue(env, std::move(job), false); }
+
+Napi::Promise GuestThread::Close(Napi::Env env, Job job) {
+  const Napi::Promise promise = Enqueue(env, std::move(job), true);
+  closed_ = true;
+  return promise;
+}
+
+Napi::Promise GuestThread::Enqueue(Napi::Env env, Job job, bool last) {
+  const auto deferred = Napi::Promise::Deferred::New(env);
+  const Napi::Promise promise = deferred.Promise();
+  if (closed_) {
+    deferred.Reject(ToJavaScript(env, Error("BAD_ARGUMENT", "the guest is detached")));
+    return promise;
   }
-  wake_.notify_one();
-  thread_.join();
-  completion_.Abort();
-}
-
-Napi::Promise GuestThread::Post(Napi::Env env, Job job) {
-  auto task = std::make_unique<Task>(
-      Task{this, Napi::Promise::Deferred::New(env), std::move(job), nullptr, std::nullopt});
-  const Napi::Promise promise = task->deferred.Promise();
+  auto task = std::make_unique<Task>(Task{this, last, deferred, std::move(job), nullptr, std::nullopt});
   if (unsettled_++ == 0) completion_.Ref(env);
   {
     const std::lock_guard lock(mutex_);
@@ -45,6 +54,21 @@ Napi::Promise GuestThread::Post(Napi::Env env, Job job) {
   wake_.notify_one();
   return promise;
 }
+
+void GuestThread::End(napi_threadsafe_function_release_mode mode) {
+  if (ended_) return;
+  ended_ = closed_ = true;
+  {
+    const std::lock_guard lock(mutex_);
+    quit_ = true;
+  }
+  wake_.notify_one();
+  thread_.join();
+  napi_remove_env_cleanup_hook(env_, &GuestThread::OnEnvironmentEnd, this);
+  napi_release_threadsafe_function(completion_, mode);
+}
+
+void GuestThread::OnEnvironmentEnd(void* self) { static_cast<GuestThread*>(self)->End(napi_tsfn_abort); }
 
 void GuestThread::Run() {
   std::unique_lock lock(mutex_);
@@ -73,6 +97,7 @@ void GuestThread::Settle(Napi::Env env, Napi::Function, void*, Task* raw) {
   if (env == nullptr) return;
   GuestThread* owner = task->owner;
   if (--owner->unsettled_ == 0) owner->completion_.Unref(env);
+  if (task->last) owner->End(napi_tsfn_release);
   if (task->error) {
     task->deferred.Reject(ToJavaScript(env, *task->error));
     return;

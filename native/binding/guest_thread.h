@@ -24,19 +24,28 @@ class GuestThread {
   /// Lets the job in progress finish and drops the others.
   ~GuestThread();
 
-  /// Jobs run in the order of the calls.
+  /// Jobs run in the order of the calls. After Close the promise is rejected.
   Napi::Promise Post(Napi::Env env, Job job);
+
+  /// Runs a last job after all others and ends the thread; the promise is settled once it has ended.
+  Napi::Promise Close(Napi::Env env, Job job);
 
  private:
   struct Task;
 
+  Napi::Promise Enqueue(Napi::Env env, Job job, bool last);
   void Run();
+  void End(napi_threadsafe_function_release_mode mode);
+  static void OnEnvironmentEnd(void* self);
   static void Settle(Napi::Env env, Napi::Function, void*, Task* task);
 
   using Completion = Napi::TypedThreadSafeFunction<void, Task, &GuestThread::Settle>;
 
+  napi_env env_;
   Completion completion_;
-  size_t unsettled_ = 0;  ///< touched on JavaScript's thread only
+  bool closed_ = false;     ///< no job is taken any more; touched on JavaScript's thread only, like the next two
+  bool ended_ = false;      ///< the thread is no more, and `completion_` must not be used
+  size_t unsettled_ = 0;
   std::mutex mutex_;
   std::condition_variable wake_;
   std::deque<std::unique_ptr<Task>> queue_;

@@ -125,7 +125,8 @@ Watchdog::Watchdog(const std::string& executable, int stub_fd, int qmp_fd, bool 
 }
 
 Watchdog::~Watchdog() {
-  Release();
+  // Not released: whoever ends without taking the stub down leaves that to the watchdog.
+  if (life_fd_ >= 0) close(life_fd_);
   munmap(page_, sizeof(WatchdogPage));
 }
 

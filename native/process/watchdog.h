@@ -24,7 +24,7 @@ class Watchdog {
   /// order is too long.
   Watchdog(const std::string& executable, int stub_fd, int qmp_fd, bool found_running,
            const WatchdogOrder& undo, const WatchdogOrder& resume);
-  /// Release.
+  /// Unless Release was called: to the watchdog the same as if this process had been killed.
   ~Watchdog();
   Watchdog(const Watchdog&) = delete;
   Watchdog& operator=(const Watchdog&) = delete;

@@ -1,6 +1,7 @@
 /** The command line: parses it, runs the one command that was chosen, and turns how that ended into an exit status. */
 import { commandLineArguments } from './arguments.js';
 import { type Context, ExitStatus, UsageError } from './command.js';
+import { commands } from './commands.js';
 import { complain, Output, OutputClosed } from './output.js';
 import { parseCommandLine } from './parse.js';
 
@@ -51,13 +52,20 @@ function statusOfEnd(reason: unknown): number {
 
 async function report(error: unknown, verbose: boolean): Promise<number> {
   if (error instanceof UsageError) {
-    complain(`penumbra: ${error.message}`);
+    complain(`penumbra: ${error.message} (${helpLine()})`);
     return ExitStatus.usage;
   }
   const { failureLine, failureDetails } = await import('./failure.js');
   complain(failureLine(error));
   if (verbose) complain(failureDetails(error));
   return ExitStatus.failure;
+}
+
+/** Where to read on. Only what is the name of a command is repeated. */
+function helpLine(): string {
+  const name = process.argv[2] ?? '';
+  const isCommand = commands.some(({ usage }) => usage.split(' ')[0] === name);
+  return isCommand ? `penumbra ${name} --help` : 'penumbra --help';
 }
 
 const status = await main();

@@ -1,6 +1,6 @@
-import { PenumbraError, type ErrorCode } from '../errors.js';
+import { type ErrorCode, PenumbraError } from '../errors.js';
 import type { RamKind } from './commandLine.js';
-import { guestName, listQemuProcesses, monitorPaths, unixSockets, type QemuProcess } from './qemuProcess.js';
+import { guestName, listQemuProcesses, monitorPaths, type QemuProcess, unixSockets } from './qemuProcess.js';
 import { QmpClient } from './qmp.js';
 
 /** One row of `penumbra guests`. */

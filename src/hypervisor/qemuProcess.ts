@@ -1,4 +1,4 @@
-import { readFileSync, readlinkSync, readdirSync } from 'node:fs';
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { isAbsolute, join } from 'node:path';
 import { PenumbraError } from '../errors.js';
 import { isQemu, parseCommandLine, type QemuCommandLine } from './commandLine.js';

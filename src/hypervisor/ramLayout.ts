@@ -1,8 +1,8 @@
 import { closeSync } from 'node:fs';
 import { PenumbraError } from '../errors.js';
 import type { RamRegion } from '../target/target.js';
-import { parseFlatView, type FlatSection } from './flatView.js';
-import { isHugetlb, mappingsOf, openBacking, readMappings, type Mapping } from './processMaps.js';
+import { type FlatSection, parseFlatView } from './flatView.js';
+import { isHugetlb, type Mapping, mappingsOf, openBacking, readMappings } from './processMaps.js';
 import type { QmpClient } from './qmp.js';
 
 export type RegionKind =

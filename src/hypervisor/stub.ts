@@ -1,6 +1,6 @@
 import { addon } from '../binding.js';
 import { PenumbraError } from '../errors.js';
-import { type NativeWatchdog, watchdogPhases, type WatchdogOrder } from './native.js';
+import { type NativeWatchdog, type WatchdogOrder, watchdogPhases } from './native.js';
 import type { QmpClient } from './qmp.js';
 
 export interface StubOptions {
@@ -150,10 +150,10 @@ class Stub implements PrivateStub {
     this.watchdog.setPhase(detached ? watchdogPhases.running : watchdogPhases.detaching);
     const steps = [
       this.qmp.hmp('gdbserver none'),
-      // Both fail unless a step on the way in did: QEMU removes the chardev with the gdbserver.
+      // These two fail unless a step on the way in did: QEMU removes the chardev with the gdbserver.
       this.qmp.execute('chardev-remove', { id: this.id }).catch(ignoreRefusal),
       this.qmp.execute('closefd', { fdname: this.id }).catch(ignoreRefusal),
-      ...(this.found.running && !detached ? [this.qmp.execute('cont')] : []),
+      ...(this.found.running && !detached ? [this.qmp.execute('cont').catch(ignoreRefusal)] : []),
     ];
     const failed = (await Promise.allSettled(steps)).find((step) => step.status === 'rejected');
     if (failed) throw failed.reason;

@@ -25,6 +25,8 @@ export interface WalkOptions {
   keep: (entry: DirectoryEntry, depth: number) => boolean;
   /** false: neither kept nor gone into */
   consider?: (entry: DirectoryEntry) => boolean;
+  /** nothing else will be asked about what is found: the guest may run on as soon as the names are there */
+  isAll?: boolean;
 }
 
 /** One transfer; a directory of 100,000 short names takes about four. */
@@ -36,6 +38,7 @@ const MOST_ENTRIES = 4_000_000;
 /** Directories whose names are asked for at once: bounds what their answers take. */
 const FOLDERS_AT_ONCE = 512;
 const SLASH = 0x2f;
+const IMPOSSIBLE_NAME = 'a directory of the guest holds a name that is empty or has a slash';
 
 /** DT_* of the kernel's linux/fs_types.h */
 const TYPES = new Map<number, FileType>([
@@ -61,10 +64,17 @@ export async function walk(
   const root: Folder = { path: start, depth: 0, entries: [], folders: new Map() };
   const flags = O_RDONLY | O_DIRECTORY | (options.noFollow ? O_NOFOLLOW : 0);
   const names = await moment.ask(readNames(start, (list) => list.open(AT_FDCWD, start, flags)));
-  if (names instanceof PenumbraError) throw names;
+  if (options.isAll && options.levels <= 1) await moment.end();
   const unreadable: Unreadable[] = [];
   let left = MOST_ENTRIES;
-  const take = async (folders: readonly Folder[], entries: DirectoryEntry[][]): Promise<Folder[]> => {
+  const take = async (folders: readonly Folder[], answers: readonly Names[]): Promise<Folder[]> => {
+    const entries = answers.map((answer, index) => {
+      const decoded = answer instanceof PenumbraError ? answer : decodeNames(answer);
+      if (!(decoded instanceof PenumbraError)) return decoded;
+      if (folders[index] === root) throw decoded;
+      unreadable.push({ path: (folders[index] as Folder).path, error: decoded });
+      return [];
+    });
     left -= entries.reduce((sum, each) => sum + each.length, 0);
     if (left < 0) throw tooLarge(start, `has more than ${MOST_ENTRIES} files below it`);
     await resolveUnknownTypes(moment, folders, entries);
@@ -76,12 +86,7 @@ export async function walk(
     for (let at = 0; at < level.length; at += FOLDERS_AT_ONCE) {
       const folders = level.slice(at, at + FOLDERS_AT_ONCE);
       const answers = await moment.askAll(folders.map(({ path }) => readNames(path, openBelow(path))));
-      const entries = answers.map((answer, index) => {
-        if (!(answer instanceof PenumbraError)) return answer;
-        unreadable.push({ path: (folders[index] as Folder).path, error: answer });
-        return [];
-      });
-      next.push(...(await take(folders, entries)));
+      for (const folder of await take(folders, answers)) next.push(folder);
     }
     level = next;
   }
@@ -117,7 +122,10 @@ function openBelow(path: Buffer) {
   return (list: StepList) => openLongPath(list, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_NONBLOCK);
 }
 
-function readNames(path: Buffer, open: (list: StepList) => { step: number }): Question<DirectoryEntry[] | PenumbraError> {
+/** What getdents64(2) gave, or why there is nothing. */
+type Names = Buffer | PenumbraError;
+
+function readNames(path: Buffer, open: (list: StepList) => { step: number }): Question<Names> {
   return (list) => {
     const fd = open(list);
     const buffer = { ...out(LISTING_PIECE), lengthIsResult: true };
@@ -130,7 +138,7 @@ function readNames(path: Buffer, open: (list: StepList) => { step: number }): Qu
         requireSuccess(results, fd.step, 'openat', path);
         const size = requireSuccess(results, names, 'getdents64', path);
         if (size >= LARGEST_LISTING) throw tooLarge(path, `has more than ${LARGEST_LISTING >> 20} MiB of names`);
-        return decodeNames(bytesOf(results, names) ?? Buffer.alloc(0));
+        return bytesOf(results, names) ?? Buffer.alloc(0);
       } catch (error) {
         if (error instanceof PenumbraError) return error;
         throw error;
@@ -139,16 +147,19 @@ function readNames(path: Buffer, open: (list: StepList) => { step: number }): Qu
   };
 }
 
-/** @throws PenumbraError CORRUPT for a name that no file can have */
-function decodeNames(bytes: Buffer): DirectoryEntry[] {
-  const entries: DirectoryEntry[] = [];
-  for (const { ino, type, name } of decodeDirents(bytes)) {
-    if (name.length === 0 || name.includes(SLASH)) {
-      throw new PenumbraError('CORRUPT', 'a directory of the guest holds a name that is empty or has a slash');
+/** @returns PenumbraError CORRUPT for records, or a name, that no directory can have */
+function decodeNames(bytes: Buffer): DirectoryEntry[] | PenumbraError {
+  try {
+    const entries: DirectoryEntry[] = [];
+    for (const { ino, type, name } of decodeDirents(bytes)) {
+      if (name.length === 0 || name.includes(SLASH)) return new PenumbraError('CORRUPT', IMPOSSIBLE_NAME);
+      if (!isSelfOrParent(name)) entries.push({ name, ino, type: TYPES.get(type) ?? 'unknown' });
     }
-    if (!isSelfOrParent(name)) entries.push({ name, ino, type: TYPES.get(type) ?? 'unknown' });
+    return entries;
+  } catch (error) {
+    if (error instanceof PenumbraError) return error;
+    throw error;
   }
-  return entries;
 }
 
 function isSelfOrParent(name: Buffer): boolean {

@@ -67,6 +67,7 @@ async function listContents(moment: Moment, start: Buffer, options: ListOptions)
     levels: options.recursive ? Number.POSITIVE_INFINITY : 1,
     noFollow: options.status === true,
     keep: () => true,
+    isAll: options.status !== true,
     ...(options.hidden ? {} : { consider: (entry) => entry.name[0] !== DOT }),
   });
   const folders = [...inOrder(root)];
@@ -82,11 +83,13 @@ interface Group {
 /** Asks for the status of every entry. @returns those for which there was none */
 async function addStatuses(moment: Moment, folders: readonly Folder[]): Promise<Unreadable[]> {
   const unreadable: Unreadable[] = [];
+  const decoders: (() => void)[] = [];
   let groups = folders.flatMap(inGroups);
   while (groups.length > 0) {
     const answers = await moment.askAll(groups.map((group) => statusQuestion(group, unreadable)));
     const failed = groups.flatMap((group, index) => {
       const answer = answers[index];
+      if (!(answer instanceof CallError)) decoders.push(answer as () => void);
       return answer instanceof CallError ? [{ group, error: answer }] : [];
     });
     // What did not return for many together is asked one by one.
@@ -96,6 +99,9 @@ async function addStatuses(moment: Moment, folders: readonly Folder[]): Promise<
       if (only !== undefined && others.length === 0) unreadable.push({ path: joinPath(group.path, only.name), error });
     }
   }
+  // Nothing is left to be asked: the guest need not wait for the decoding.
+  await moment.end();
+  for (const decode of decoders) decode();
   return unreadable;
 }
 
@@ -111,7 +117,8 @@ function oneByOne({ path, entries }: Group): Group[] {
   return entries.map((entry) => ({ path, entries: [entry] }));
 }
 
-function statusQuestion({ path, entries }: Group, unreadable: Unreadable[]): Question<void> {
+/** The answer is a function that puts what was found into the entries. */
+function statusQuestion({ path, entries }: Group, unreadable: Unreadable[]): Question<() => void> {
   return (list: StepList) => {
     const directory = openLongPath(list, path, O_RDONLY | O_DIRECTORY);
     const steps = entries.map((entry) => ({
@@ -119,7 +126,7 @@ function statusQuestion({ path, entries }: Group, unreadable: Unreadable[]): Que
       link: entry.type === 'symlink' ? addReadLink(list, directory, entry.name) : undefined,
     }));
     list.close(directory);
-    return (results: readonly NativeStepResult[]) => {
+    return (results: readonly NativeStepResult[]) => () => {
       for (const [index, entry] of entries.entries()) {
         const { status, link } = steps[index] as (typeof steps)[number];
         try {

@@ -207,7 +207,8 @@ export class BtfTypes {
     const strings = this.#strings;
     return {
       isEmpty: () => offset >= strings.length || strings[offset] === 0,
-      is: (text) => strings[offset + text.length] === 0 && strings.toString('latin1', offset, offset + text.length) === text,
+      is: (text) =>
+        strings[offset + text.length] === 0 && strings.toString('latin1', offset, offset + text.length) === text,
       text: () => strings.toString('latin1', offset, this.#nameEnd(offset)),
     };
   }

@@ -1,5 +1,5 @@
 import { createHash, randomBytes } from 'node:crypto';
-import { mkdirSync, readFileSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { dirname, isAbsolute, join } from 'node:path';
 import { type Description, keyOf } from './description.js';
@@ -27,6 +27,17 @@ export class DescriptionCache {
     for (const name of this.#files()) {
       const description = this.#load(name);
       if (description !== undefined) yield description;
+    }
+  }
+
+  /** Keeps a description from being the one that makes room. */
+  touch(description: Description): void {
+    if (this.directory === undefined) return;
+    try {
+      const now = new Date();
+      utimesSync(join(this.directory, keyOf(description.digests) + SUFFIX), now, now);
+    } catch {
+      // removed meanwhile, or the directory is read-only: it is merely found later next time
     }
   }
 

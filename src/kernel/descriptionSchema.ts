@@ -1,6 +1,6 @@
 import type { Answers, Description, Digests } from './description.js';
-import type { AddressSpan, Encoding } from './kallsymsAddresses.js';
 import type { Kallsyms, Span } from './kallsyms.js';
+import type { AddressSpan, Encoding } from './kallsymsAddresses.js';
 import type { Parameter } from './kernel.js';
 
 /** The description in a parsed cache file, undefined when anything about it has another shape. */

@@ -1,7 +1,7 @@
 import { PenumbraError } from '../errors.js';
 import type { KernelImage } from './image.js';
 import { type AddressSpan, addressCandidates, areAscending, positions, relativeBase } from './kallsymsAddresses.js';
-import { type TokenTables, findTokenTables } from './kallsymsTokens.js';
+import { findTokenTables, type TokenTables } from './kallsymsTokens.js';
 import { SymbolTable } from './symbolTable.js';
 
 /** A part of the kernel image: bytes from the image's base. */
@@ -211,5 +211,6 @@ function namesAgree(
 
 function spend(budget: { steps: number }, steps: number): void {
   budget.steps -= steps;
-  if (budget.steps < 0) throw new PenumbraError('CORRUPT', 'kallsyms: too many tables that look like names and are none');
+  if (budget.steps < 0)
+    throw new PenumbraError('CORRUPT', 'kallsyms: too many tables that look like names and are none');
 }

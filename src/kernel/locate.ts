@@ -30,7 +30,11 @@ const PTI_PGTABLE_SWITCH_BIT = 1n << 12n;
  *
  * @throws PenumbraError NO_KERNEL with what each vCPU showed
  */
-export function locateImage(memory: PhysicalMemory, openVirtual: OpenVirtual, vcpus: readonly VcpuState[]): KernelImage {
+export function locateImage(
+  memory: PhysicalMemory,
+  openVirtual: OpenVirtual,
+  vcpus: readonly VcpuState[],
+): KernelImage {
   const seen: string[] = [];
   for (const vcpu of vcpus) {
     const refusal = whyNotLongMode(vcpu);

@@ -1,6 +1,6 @@
 import { PenumbraError } from '../errors.js';
 import type { Kernel } from './kernel.js';
-import { type Module, listModules } from './modules.js';
+import { listModules, type Module } from './modules.js';
 
 export interface ModuleSymbol {
   name: string;

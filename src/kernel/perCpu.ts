@@ -56,22 +56,25 @@ export interface CurrentVariables {
 
 /** @throws PenumbraError NO_SYMBOL, NO_MEMBER, NO_BTF */
 export function currentVariables(kernel: Kernel): CurrentVariables {
-  // 6.2 to 6.14: one cache line for all of them, e57ef2ed97c1
-  const hot = kernel.symbol('pcpu_hot');
-  if (hot !== undefined) {
-    const at = (member: string) => hot + BigInt(kernel.requireOffset(`pcpu_hot.${member}`));
-    return { currentTask: at('current_task'), topOfStack: at('top_of_stack'), preemptCount: at('preempt_count') };
-  }
-  // variables of their own: again since 6.15, and up to 6.1
   return {
-    currentTask: kernel.requireSymbol('current_task'),
-    topOfStack: topOfStack(kernel),
-    preemptCount: kernel.requireSymbol('__preempt_count'),
+    currentTask: currentTaskVariable(kernel),
+    topOfStack: hotMember(kernel, 'top_of_stack') ?? topOfStack(kernel),
+    preemptCount: hotMember(kernel, 'preempt_count') ?? kernel.requireSymbol('__preempt_count'),
   };
 }
 
+function currentTaskVariable(kernel: Kernel): bigint {
+  return hotMember(kernel, 'current_task') ?? kernel.requireSymbol('current_task');
+}
+
+/** 6.2 to 6.14, e57ef2ed97c1: one cache line for all of them; variables of their own again since 6.15, and up to 6.1. */
+function hotMember(kernel: Kernel, member: string): bigint | undefined {
+  const hot = kernel.symbol('pcpu_hot');
+  return hot === undefined ? undefined : hot + BigInt(kernel.requireOffset(`pcpu_hot.${member}`));
+}
+
 function topOfStack(kernel: Kernel): bigint {
-  // 5.12; before, and with PTI only, it is the unused sp1 of the TSS: arch/x86/include/asm/processor.h
+  // 5.13, 1591584e2e76; before, it is the otherwise unused sp1 of the TSS: arch/x86/include/asm/processor.h
   const variable = kernel.symbol('cpu_current_top_of_stack');
   if (variable !== undefined) return variable;
   return kernel.requireSymbol('cpu_tss_rw') + BigInt(kernel.requireOffset('tss_struct.x86_tss.sp1'));
@@ -79,6 +82,6 @@ function topOfStack(kernel: Kernel): bigint {
 
 /** Address of the task_struct that runs on a CPU. @throws PenumbraError NO_SYMBOL, NOT_MAPPED */
 export function currentTask(kernel: Kernel, cpu: number): bigint {
-  const at = BigInt.asUintN(64, currentVariables(kernel).currentTask + perCpuBase(kernel, cpu));
+  const at = BigInt.asUintN(64, currentTaskVariable(kernel) + perCpuBase(kernel, cpu));
   return kernel.virtual.read(at, 8).readBigUInt64LE();
 }

@@ -9,7 +9,7 @@ import { type Described, GuestKernel } from './guestKernel.js';
 import type { KernelImage } from './image.js';
 import { type FoundKallsyms, findKallsyms, readSpan } from './kallsyms.js';
 import type { Kernel, Step } from './kernel.js';
-import { type OpenVirtual, locateImage } from './locate.js';
+import { locateImage, type OpenVirtual } from './locate.js';
 import { locateBtf } from './locateBtf.js';
 
 export interface RecogniseOptions {
@@ -46,7 +46,9 @@ function recall(image: KernelImage, cache: DescriptionCache): Described | undefi
     try {
       if (!resembles(image, description)) continue;
       const { kallsyms, btf } = digestsAt(image, description);
-      if (kallsyms === description.digests.kallsyms && btf === description.digests.btf) return { description };
+      if (kallsyms !== description.digests.kallsyms || btf !== description.digests.btf) continue;
+      cache.touch(description);
+      return { description };
     } catch (cause) {
       // another kernel, smaller than the described one
       if (!(cause instanceof PenumbraError && cause.code === 'NOT_MAPPED')) throw cause;

@@ -153,6 +153,16 @@ export class Guest implements AsyncDisposable {
     await this.#session.rehearse(steps);
   }
 
+  /** What stopping, reading the registers and resuming cost by themselves, in ms: what a shadow's cost is compared with. */
+  async measureStop(): Promise<{ stop: number; registers: number; resume: number }> {
+    return this.#session.measureStop();
+  }
+
+  /** The engine, the calls made so far and the pages that are private now. */
+  async statistics(): Promise<{ engine: string; calls: number; privatePages: number }> {
+    return this.#session.statistics();
+  }
+
   async processes(): Promise<Process[]> {
     return this.use(listProcesses);
   }

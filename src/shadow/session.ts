@@ -121,6 +121,12 @@ export class ShadowSession {
     await this.#native.rehearse(encodeBatch(steps));
   }
 
+  /** What stopping, reading the registers and resuming cost by themselves, in ms. */
+  async measureStop(): Promise<{ stop: number; registers: number; resume: number }> {
+    const { stopNs, registersNs, resumeNs } = await this.#native.measureStop(stopTimeout);
+    return { stop: stopNs / 1e6, registers: registersNs / 1e6, resume: resumeNs / 1e6 };
+  }
+
   async statistics(): Promise<{ engine: string; calls: number; privatePages: number }> {
     return this.#native.statistics();
   }

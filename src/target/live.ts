@@ -77,8 +77,13 @@ export class LiveTarget implements AsyncDisposable {
 
       const layout = await readRamLayout(qmp, qemu.pid);
       const ram = openRam(qemu.pid, layout);
-      const native = new addon.Guest(ram.regions);
-      ram.close();
+      let native: NativeGuest;
+      try {
+        native = new addon.Guest(ram.regions);
+      } finally {
+        ram.close();
+      }
+      undo.push(() => native.close());
       let vcpus: VcpuState[] = [];
       const stub = await openStub(qmp, {
         watchdog: watchdogProgram,
@@ -128,6 +133,7 @@ export class LiveTarget implements AsyncDisposable {
     } finally {
       await this.#qmp.close();
       this.#lock.release();
+      await this.native.close();
     }
   }
 }

@@ -52,7 +52,8 @@ export class BtfBlob {
     const header = Buffer.alloc(24);
     header.writeUInt16LE(0xeb9f, 0);
     header.writeUInt8(1, 2);
-    [24, 0, types.length, types.length, strings.length].forEach((word, i) => header.writeUInt32LE(word, 4 + 4 * i));
+    const words = Uint32Array.of(24, 0, types.length, types.length, strings.length);
+    Buffer.from(words.buffer).copy(header, 4);
     return Buffer.concat([header, types, strings]);
   }
 

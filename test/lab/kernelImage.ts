@@ -179,8 +179,16 @@ class TableWriter {
 
 function tokens(): { tokenTable: Buffer; tokenIndex: Buffer; compress: (name: string) => Buffer } {
   const words = ['sys_', 'filler_', '_name', 'linux_', 'ban'];
-  const table = Array.from({ length: 256 }, (_, code) => words[code - 1] ?? (code < 32 ? 'xx' : String.fromCharCode(code)));
-  const index = table.reduce<number[]>((offsets, token) => [...offsets, offsets.at(-1)! + token.length + 1], [0]);
+  const table = Array.from(
+    { length: 256 },
+    (_, code) => words[code - 1] ?? (code < 32 ? 'xx' : String.fromCharCode(code)),
+  );
+  const index = Buffer.alloc(512);
+  let offset = 0;
+  table.forEach((token, code) => {
+    index.writeUInt16LE(offset, 2 * code);
+    offset += token.length + 1;
+  });
   const compress = (name: string) =>
     Buffer.from(
       words.reduce((text, word, i) => text.replaceAll(word, String.fromCharCode(i + 1)), name),
@@ -188,7 +196,7 @@ function tokens(): { tokenTable: Buffer; tokenIndex: Buffer; compress: (name: st
     );
   return {
     tokenTable: Buffer.from(table.map((token) => `${token}\0`).join(''), 'latin1'),
-    tokenIndex: Buffer.concat(index.slice(0, 256).map((offset) => Buffer.from([offset & 255, offset >> 8]))),
+    tokenIndex: index,
     compress,
   };
 }

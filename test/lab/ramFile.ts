@@ -26,7 +26,10 @@ export class RamFile implements PhysicalMemory {
   }
 
   find(needle: Buffer, from: bigint, to: bigint, limit: number): bigint[] {
-    return findIn(this, needle, from, to, limit);
+    const size = this.regions[0]!.size;
+    const end = to + BigInt(needle.length) - 1n;
+    const bytes = this.read(from, Number((end < size ? end : size) - from));
+    return findIn(bytes, needle, from, limit);
   }
 }
 
@@ -44,7 +47,7 @@ export class RamBuffer implements PhysicalMemory {
   }
 
   find(needle: Buffer, from: bigint, to: bigint, limit: number): bigint[] {
-    return findIn(this, needle, from, to, limit);
+    return findIn(this.bytes.subarray(Number(from), Number(to) + needle.length - 1), needle, from, limit);
   }
 }
 
@@ -52,15 +55,12 @@ function readFrom(size: bigint, gpa: bigint, length: number, fill: (bytes: Buffe
   if (gpa < 0n || length < 0 || gpa + BigInt(length) > size) {
     throw new PenumbraError('BAD_ADDRESS', `0x${gpa.toString(16)}+${length} lies outside RAM`, { address: gpa });
   }
-  const bytes = Buffer.alloc(length);
+  const bytes = Buffer.allocUnsafe(length);
   fill(bytes);
   return bytes;
 }
 
-function findIn(memory: PhysicalMemory, needle: Buffer, from: bigint, to: bigint, limit: number): bigint[] {
-  const size = memory.regions[0]!.size;
-  const end = to + BigInt(needle.length) - 1n;
-  const bytes = memory.read(from, Number((end < size ? end : size) - from));
+function findIn(bytes: Buffer, needle: Buffer, from: bigint, limit: number): bigint[] {
   const found: bigint[] = [];
   for (let at = bytes.indexOf(needle); at >= 0 && found.length < limit; at = bytes.indexOf(needle, at + 1)) {
     found.push(from + BigInt(at));
