@@ -112,7 +112,9 @@ export interface NativeGuest {
   readShadow(address: bigint, length: number): Promise<Buffer>;
   /** Resumes; resolves with the nanoseconds for which the guest stood still. */
   leave(): Promise<number>;
-  rehearse(batch: Buffer): Promise<NativeBatchResult>;
+  /** Loads the shadow over the running guest, with the registers of the last stop; to be followed by `endRehearsal`. */
+  beginRehearsal(): Promise<void>;
+  endRehearsal(): Promise<void>;
   statistics(): Promise<{ engine: string; calls: number; privatePages: number }>;
   /** Gives back its thread, the engine and all mappings, after the jobs under way. Whatever is asked then fails. */
   close(): Promise<void>;

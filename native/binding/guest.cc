@@ -131,7 +131,8 @@ class Guest final : public Napi::ObjectWrap<Guest> {
                            InstanceMethod<&Guest::Run>("run"),
                            InstanceMethod<&Guest::ReadShadow>("readShadow"),
                            InstanceMethod<&Guest::Leave>("leave"),
-                           InstanceMethod<&Guest::Rehearse>("rehearse"),
+                           InstanceMethod<&Guest::BeginRehearsal>("beginRehearsal"),
+                           InstanceMethod<&Guest::EndRehearsal>("endRehearsal"),
                            InstanceMethod<&Guest::Statistics>("statistics"),
                            InstanceMethod<&Guest::Close>("close"),
                        });
@@ -373,26 +374,23 @@ class Guest final : public Napi::ObjectWrap<Guest> {
     });
   }
 
-  /// Runs the calls over the running guest, to have their code translated; results mean nothing and are dropped.
-  Napi::Value Rehearse(const Napi::CallbackInfo& info) {
-    const Napi::Buffer<uint8_t> buffer = info[0].As<Napi::Buffer<uint8_t>>();
-    auto bytes = std::make_shared<std::vector<uint64_t>>((buffer.Length() + 7) / 8);
-    std::memcpy(bytes->data(), buffer.Data(), buffer.Length());
-    return Post(info, [bytes, size = buffer.Length()](GuestState& state) -> GuestThread::Reply {
-      const Batch batch(reinterpret_cast<const uint8_t*>(bytes->data()), size);
+  /// Loads the shadow over the guest as it runs, with the registers of the last stop: what calls answer then means
+  /// nothing, but their code gets translated.
+  Napi::Value BeginRehearsal(const Napi::CallbackInfo& info) {
+    return Post(info, [](GuestState& state) -> GuestThread::Reply {
       Shadow& shadow = state.RequireShadow();
-      auto result = std::make_shared<BatchResult>();
-      try {
-        shadow.Refresh();
-        shadow.Load(state.vcpus);
-        *result = shadow.Run(batch);
-      } catch (const Error& error) {
-        // The guest moved on under the rehearsal; the real calls are not affected.
-        result->failure = CallFailure{error.code(), error.what(), error.address().value_or(0), {}};
-      }
+      shadow.Refresh();
+      shadow.Load(state.vcpus);
+      return nullptr;
+    });
+  }
+
+  Napi::Value EndRehearsal(const Napi::CallbackInfo& info) {
+    return Post(info, [](GuestState& state) -> GuestThread::Reply {
+      Shadow& shadow = state.RequireShadow();
       shadow.NoteCode();
       shadow.Collect();
-      return [result](Napi::Env env) { return ToJavaScript(env, std::move(*result)); };
+      return nullptr;
     });
   }
 

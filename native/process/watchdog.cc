@@ -127,7 +127,7 @@ Watchdog::Watchdog(const std::string& executable, int stub_fd, int qmp_fd, bool 
 Watchdog::~Watchdog() {
   // Not released: whoever ends without taking the stub down leaves that to the watchdog.
   if (life_fd_ >= 0) close(life_fd_);
-  munmap(page_, sizeof(WatchdogPage));
+  if (page_ != nullptr) munmap(page_, sizeof(WatchdogPage));
 }
 
 void Watchdog::Release() noexcept {
@@ -137,6 +137,7 @@ void Watchdog::Release() noexcept {
   life_fd_ = -1;
   while (waitpid(pid_, nullptr, 0) < 0 && errno == EINTR) {
   }
+  munmap(std::exchange(page_, nullptr), sizeof(WatchdogPage));
 }
 
 }  // namespace penumbra

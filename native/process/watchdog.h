@@ -29,10 +29,14 @@ class Watchdog {
   Watchdog(const Watchdog&) = delete;
   Watchdog& operator=(const Watchdog&) = delete;
 
-  void SetPhase(WatchdogPhase phase) noexcept { page_->phase.store(static_cast<uint32_t>(phase)); }
+  /// Has no effect after Release.
+  void SetPhase(WatchdogPhase phase) noexcept {
+    if (page_ != nullptr) page_->phase.store(static_cast<uint32_t>(phase));
+  }
   pid_t pid() const { return pid_; }
 
-  /// Tells the watchdog to end without doing anything, and waits for that. May be called twice.
+  /// Tells the watchdog to end without doing anything, and waits for that. May be called twice, but not while another
+  /// thread is in SetPhase.
   void Release() noexcept;
 
  private:

@@ -1,4 +1,5 @@
 /** The command line: parses it, runs the one command that was chosen, and turns how that ended into an exit status. */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { commandLineArguments } from './arguments.js';
 import { type Context, ExitStatus, UsageError } from './command.js';
 import { commands } from './commands.js';
@@ -6,6 +7,9 @@ import { complain, Output, OutputClosed } from './output.js';
 import { parseCommandLine } from './parse.js';
 
 const SIGNALS = { SIGINT: ExitStatus.interrupted, SIGTERM: ExitStatus.terminated } as const;
+
+/** How long an interrupted write may go on, ms. */
+const LAST_WRITE_MS = 50;
 
 /** Why everything is to be taken down. */
 class Interrupted extends Error {
@@ -33,9 +37,17 @@ async function main(): Promise<number> {
     if (error !== stop.signal.reason) await report(error, verbose);
     return statusOfEnd(stop.signal.reason);
   } finally {
-    // The thread that waits for the reader would be waited for by exit(3).
-    if (output.isPending) process.kill(process.pid, 'SIGKILL');
+    await letWritesEnd(stop.signal, output);
   }
+}
+
+/**
+ * A write that waits for its reader is waited for by exit(3) as well: then only the signal's own effect ends this
+ * process, which for a shell is the same status.
+ */
+async function letWritesEnd({ reason }: AbortSignal, output: Output): Promise<void> {
+  for (let waited = 0; output.isPending && waited < LAST_WRITE_MS; waited += 1) await sleep(1);
+  if (output.isPending) process.kill(process.pid, reason instanceof Interrupted ? reason.signal : 'SIGKILL');
 }
 
 /** The first signal ends things in order, the second at once: the guest's watchdog then does what is left to do. */

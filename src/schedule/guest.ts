@@ -5,7 +5,6 @@ import type { Kernel, Step } from '../kernel/kernel.js';
 import { onlineCpus, perCpuBase, possibleCpus } from '../kernel/perCpu.js';
 import { recogniseKernel } from '../kernel/recognise.js';
 import { Tasks } from '../kernel/tasks.js';
-import type { BatchStep } from '../shadow/batch.js';
 import type { Borrowed } from '../shadow/recipe.js';
 import { type SessionCounts, ShadowSession } from '../shadow/session.js';
 import type { Shadow } from '../shadow/shadow.js';
@@ -52,6 +51,7 @@ export class Guest implements AsyncDisposable {
   readonly #session: ShadowSession;
   readonly #steps: readonly Step[];
   readonly #borrowed: Borrowed & { comm: Buffer };
+  #processesRehearsed = false;
   readonly kernel: Kernel;
 
   private constructor(
@@ -148,9 +148,12 @@ export class Guest implements AsyncDisposable {
     return this.#session.hold();
   }
 
-  /** Runs steps over the running guest, so that the engine has translated their code before they are run in earnest. */
-  async rehearse(steps: readonly BatchStep[]): Promise<void> {
-    await this.#session.rehearse(steps);
+  /**
+   * Runs `job` over the running guest and drops what comes of it: the engine has then translated the code that `job`
+   * needs, and the guest stands still for a shorter time when it is run in earnest.
+   */
+  async rehearse(job: (shadow: Shadow) => Promise<unknown>): Promise<void> {
+    await this.#session.rehearse(job);
   }
 
   /** What stopping, reading the registers and resuming cost by themselves, in ms: what a shadow's cost is compared with. */
@@ -163,7 +166,10 @@ export class Guest implements AsyncDisposable {
     return this.#session.statistics();
   }
 
+  /** All processes by pid. The first call of a session rehearses, so that the guest need not stand still for it as long. */
   async processes(): Promise<Process[]> {
+    if (!this.#processesRehearsed) await this.rehearse(listProcesses);
+    this.#processesRehearsed = true;
     return this.use(listProcesses);
   }
 

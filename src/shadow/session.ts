@@ -1,8 +1,8 @@
+import { clearTimeout, setTimeout } from 'node:timers';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { NativeGuest, StopClass } from '../binding.js';
+import type { EnterReport, NativeGuest, StopClass } from '../binding.js';
 import { PenumbraError } from '../errors.js';
 import type { Kernel } from '../kernel/kernel.js';
-import { type BatchStep, encodeBatch } from './batch.js';
 import { worthAnotherStop } from './failure.js';
 import { type Borrowed, contextRecipe } from './recipe.js';
 import { Shadow } from './shadow.js';
@@ -29,6 +29,18 @@ export interface SessionCounts {
 }
 
 const stopTimeout = 10_000;
+/** ms after which a rehearsal has translated what it is going to */
+const longestRehearsal = 150;
+/** A rehearsal stops nothing. */
+const rehearsal: EnterReport = {
+  stopNs: 0,
+  refreshNs: 0,
+  registersNs: 0,
+  loadNs: 0,
+  stopClass: 0,
+  vcpu: 0,
+  privatePages: 0,
+};
 
 /**
  * The engine, its private memory and its translations for one guest, kept from shadow to shadow.
@@ -87,12 +99,7 @@ export class ShadowSession {
    * several times, each time in a new shadow, until it meets a moment in which it can be answered.
    */
   async use<Answer>(job: (shadow: Shadow) => Promise<Answer>, signal?: AbortSignal): Promise<Answer> {
-    const turn = this.#busy.then(
-      () => this.#retry(job, signal),
-      () => this.#retry(job, signal),
-    );
-    this.#busy = turn.catch(() => undefined);
-    return turn;
+    return this.#inTurn(() => this.#retry(job, signal));
   }
 
   /**
@@ -116,9 +123,24 @@ export class ShadowSession {
     });
   }
 
-  /** Runs steps over the running guest so that their code is translated before the guest is stopped for them. */
-  async rehearse(steps: readonly BatchStep[]): Promise<void> {
-    await this.#native.rehearse(encodeBatch(steps));
+  /**
+   * Runs `job` over the running guest, so that the code it needs is translated before the guest is stopped for it. The
+   * guest changes under it: what it answers, or how it fails, means nothing and is dropped.
+   */
+  async rehearse(job: (shadow: Shadow) => Promise<unknown>): Promise<void> {
+    await this.#inTurn(async () => {
+      const shadow = new Shadow(this.#native, this.#kernel, rehearsal);
+      try {
+        await this.#native.beginRehearsal();
+        const enough = setTimeout(() => shadow.close(), longestRehearsal);
+        await job(shadow).finally(() => clearTimeout(enough));
+      } catch (error) {
+        if (!(error instanceof PenumbraError)) throw error;
+      } finally {
+        shadow.close();
+        await this.#native.endRehearsal();
+      }
+    });
   }
 
   /** What stopping, reading the registers and resuming cost by themselves, in ms. */
@@ -129,6 +151,13 @@ export class ShadowSession {
 
   async statistics(): Promise<{ engine: string; calls: number; privatePages: number }> {
     return this.#native.statistics();
+  }
+
+  /** One at a time: a guest has one memory to run calls in. */
+  async #inTurn<Answer>(run: () => Promise<Answer>): Promise<Answer> {
+    const turn = this.#busy.then(run, run);
+    this.#busy = turn.catch(() => undefined);
+    return turn;
   }
 
   async #retry<Answer>(job: (shadow: Shadow) => Promise<Answer>, signal: AbortSignal | undefined): Promise<Answer> {
