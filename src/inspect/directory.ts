@@ -6,6 +6,7 @@ import { decodeDirents } from '../shadow/structs/dirent.js';
 import { readStatus, requireSuccess, addStatus } from './fileStatus.js';
 import { joinPath, openLongPath, printablePath } from './guestPath.js';
 import type { Moment, Question } from './moment.js';
+import { aboutPath, naming } from './notInMemory.js';
 import type { DirectoryEntry, FileType, Unreadable } from './records.js';
 
 /** A directory of a walk, with what was kept of its entries, and the directories among them that were gone into. */
@@ -54,7 +55,7 @@ const TYPES = new Map<number, FileType>([
 /**
  * Reads a directory and those below it, level by level. Symbolic links are not followed, but for the start. What
  * cannot be read is reported and left out.
- * @throws GuestError, CallError when the start cannot be read; PenumbraError CORRUPT, UNSUPPORTED (too large)
+ * @throws GuestError, PenumbraError DEVICE_ACCESS when the start cannot be read; CORRUPT, UNSUPPORTED (too large)
  */
 export async function walk(
   moment: Moment,
@@ -63,7 +64,7 @@ export async function walk(
 ): Promise<{ root: Folder; unreadable: Unreadable[] }> {
   const root: Folder = { path: start, depth: 0, entries: [], folders: new Map() };
   const flags = O_RDONLY | O_DIRECTORY | (options.noFollow ? O_NOFOLLOW : 0);
-  const names = await moment.ask(readNames(start, (list) => list.open(AT_FDCWD, start, flags)));
+  const names = await naming(start, moment.ask(readNames(start, (list) => list.open(AT_FDCWD, start, flags))));
   if (options.isAll && options.levels <= 1) await moment.end();
   const unreadable: Unreadable[] = [];
   let left = MOST_ENTRIES;
@@ -72,7 +73,8 @@ export async function walk(
       const decoded = answer instanceof PenumbraError ? answer : decodeNames(answer);
       if (!(decoded instanceof PenumbraError)) return decoded;
       if (folders[index] === root) throw decoded;
-      unreadable.push({ path: (folders[index] as Folder).path, error: decoded });
+      const { path } = folders[index] as Folder;
+      unreadable.push({ path, error: aboutPath(decoded, path) as PenumbraError });
       return [];
     });
     left -= entries.reduce((sum, each) => sum + each.length, 0);

@@ -19,7 +19,8 @@ import { NativeArgumentKind, type NativeStepResult } from '../shadow/nativeCall.
 import { bytesOf, type Operand, out, type StepList, value } from '../shadow/stepList.js';
 import { requireLength } from '../shadow/structs/layout.js';
 import { printablePath, withoutNul } from './guestPath.js';
-import { Moment, type ShadowSource } from './moment.js';
+import { Moment, type Question, type ShadowSource } from './moment.js';
+import { naming } from './notInMemory.js';
 import type { FileStatus, FileType, NamedFile } from './records.js';
 
 export interface StatOptions {
@@ -45,7 +46,7 @@ const TYPES = new Map<number, FileType>([
 
 /**
  * What the guest's kernel says of one file.
- * @throws GuestError (ENOENT ...), CallError when its inode is not in the guest's memory
+ * @throws GuestError (ENOENT ...); PenumbraError DEVICE_ACCESS when its inode is not in the guest's memory
  */
 export async function statFile(source: ShadowSource, path: string | Buffer, options: StatOptions = {}): Promise<NamedFile> {
   await using moment = new Moment(source);
@@ -53,14 +54,12 @@ export async function statFile(source: ShadowSource, path: string | Buffer, opti
 }
 
 export async function statInMoment(moment: Moment, path: Buffer, { follow = false }: StatOptions): Promise<NamedFile> {
-  const { status, target } = await moment.ask((list) => {
+  const question: Question<{ status: FileStatus; target: Buffer | undefined }> = (list) => {
     const answer = addStatus(list, AT_FDCWD, path, follow);
     const link = addReadLink(list, AT_FDCWD, path);
-    return (results) => ({
-      status: requireStatus(results, answer, path),
-      target: readTarget(results, link),
-    });
-  });
+    return (results) => ({ status: requireStatus(results, answer, path), target: readTarget(results, link) });
+  };
+  const { status, target } = await naming(path, moment.ask(question));
   return { path, ...status, ...(target !== undefined && status.type === 'symlink' ? { target } : {}) };
 }
 

@@ -23,7 +23,7 @@ export interface FindReport {
 
 /**
  * The files below `path`, and itself, that match. Symbolic links are not followed.
- * @throws GuestError, CallError when `path` itself cannot be looked at; PenumbraError CORRUPT, UNSUPPORTED
+ * @throws GuestError, PenumbraError DEVICE_ACCESS when `path` itself cannot be looked at; CORRUPT, UNSUPPORTED
  */
 export async function findFiles(
   source: ShadowSource,

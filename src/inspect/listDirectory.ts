@@ -1,4 +1,4 @@
-import { GuestError } from '../errors.js';
+import { GuestError, type PenumbraError } from '../errors.js';
 import { O_DIRECTORY, O_RDONLY } from '../shadow/constants.js';
 import { CallError } from '../shadow/failure.js';
 import type { NativeStepResult } from '../shadow/nativeCall.js';
@@ -7,6 +7,7 @@ import { type Folder, inOrder, walk } from './directory.js';
 import { addReadLink, addStatus, readTarget, requireStatus, statInMoment } from './fileStatus.js';
 import { joinPath, openLongPath, withoutNul } from './guestPath.js';
 import { Moment, type Question, type ShadowSource } from './moment.js';
+import { aboutPath } from './notInMemory.js';
 import type { DirectoryEntry, Listing, Unreadable } from './records.js';
 
 export interface ListOptions {
@@ -35,8 +36,8 @@ const DOT = 0x2e;
 /**
  * The contents of a directory, in one moment of the guest unless some of it is not in memory. A file that is no
  * directory is listed itself; a symbolic link is followed unless `status` is asked for.
- * @throws GuestError when there is no such file, or it may not be read; CallError when it is not in the guest's memory;
- *   PenumbraError CORRUPT, UNSUPPORTED (larger than what is sane)
+ * @throws GuestError when there is no such file, or it may not be read; PenumbraError DEVICE_ACCESS when it is not in the
+ *   guest's memory, CORRUPT, UNSUPPORTED (larger than what is sane)
  */
 export async function listDirectory(
   source: ShadowSource,
@@ -96,7 +97,9 @@ async function addStatuses(moment: Moment, folders: readonly Folder[]): Promise<
     groups = failed.flatMap(({ group }) => (group.entries.length > 1 ? oneByOne(group) : []));
     for (const { group, error } of failed) {
       const [only, ...others] = group.entries;
-      if (only !== undefined && others.length === 0) unreadable.push({ path: joinPath(group.path, only.name), error });
+      if (only === undefined || others.length > 0) continue;
+      const path = joinPath(group.path, only.name);
+      unreadable.push({ path, error: aboutPath(error, path) as PenumbraError });
     }
   }
   // Nothing is left to be asked: the guest need not wait for the decoding.

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { GuestError, PenumbraError } from '../errors.js';
-import { AT_EMPTY_PATH, AT_FDCWD, O_NONBLOCK, O_RDONLY, SEEK_SET } from '../shadow/constants.js';
+import { PenumbraError } from '../errors.js';
+import { AT_EMPTY_PATH, AT_FDCWD, O_NONBLOCK, O_RDONLY, O_WRONLY, SEEK_SET } from '../shadow/constants.js';
 import { errnoName, errnoOfResult } from '../shadow/errno.js';
 import { CallError, worthAnotherStop } from '../shadow/failure.js';
 import { NativeArgumentKind, type NativeStepResult } from '../shadow/nativeCall.js';
@@ -8,6 +8,7 @@ import { bytesOf, out, StepList, value } from '../shadow/stepList.js';
 import { requireStatus, requireSuccess } from './fileStatus.js';
 import { printablePath, withoutNul } from './guestPath.js';
 import { Moment, type ShadowSource } from './moment.js';
+import { aboutPath, needsDevice } from './notInMemory.js';
 import type { FileStatus } from './records.js';
 
 /** Takes a file piece by piece. What it returns is awaited before it gets the next one. */
@@ -27,13 +28,14 @@ const SINK_PATIENCE = 200;
 const RWF_NOWAIT = 8;
 const MOST_ATTEMPTS = 3;
 const IOVEC_SIZE = 16;
+const PAGE_SIZE = 4096;
 const emptyPath = { kind: NativeArgumentKind.in, bytes: Buffer.alloc(1) };
 
 /**
  * Gives a file's contents to `sink`, as far as they are in the guest's memory. The guest stands still meanwhile, so
  * that they are of one moment; when the sink keeps it waiting, the guest runs on, and the rest is of a later moment.
  * @returns the number of bytes
- * @throws GuestError; CallError; PenumbraError WOULD_BLOCK with the first offset that only the guest's disk has
+ * @throws GuestError; PenumbraError DEVICE_ACCESS with the first offset that only the guest's disk has
  */
 export async function readFile(source: ShadowSource, path: string | Buffer, sink: Sink): Promise<bigint> {
   await using moment = new Moment(source);
@@ -123,6 +125,7 @@ class Reading {
       return this.#file;
     }
     const list = new StepList();
+    if (this.#cautious && this.#file !== undefined) switchReadaheadOff(list, this.#file.status);
     const fd = list.open(AT_FDCWD, this.#path, O_RDONLY | O_NONBLOCK);
     const status = list.add('statx', value(fd), emptyPath, value(AT_EMPTY_PATH), value(0xfff), out(256));
     const seek = this.position === 0n ? undefined : list.add('lseek', value(fd), value(this.position), value(SEEK_SET));
@@ -140,7 +143,7 @@ class Reading {
     const size = isLarge ? Math.min(LARGE_PIECE, roundUp(status.size - this.position)) : SMALL_PIECE;
     const list = new StepList();
     const count = this.#cautious ? 1 : isLarge ? piecesLeft(status.size - this.position, size) : SMALL_PIECES_AT_ONCE;
-    const steps = Array.from({ length: count }, () => list.readOnce(fd, this.#cautious ? 4096 : size));
+    const steps = Array.from({ length: count }, () => list.readOnce(fd, this.#cautious ? PAGE_SIZE : size));
     const results = await this.#moment.run(list.steps);
     const pieces: Buffer[] = [];
     for (const step of steps) {
@@ -171,8 +174,20 @@ class Reading {
       await this.#seek(file);
       return this.#readOn(file);
     }
+    if (errno !== undefined && errnoName(errno) === 'EAGAIN') return this.#readPage(file);
     const length = Number(requireSuccess(results, step, 'preadv2', this.#path));
     const bytes = answer.out[1]?.subarray(IOVEC_SIZE, IOVEC_SIZE + Math.min(length, CAUTIOUS_PIECE));
+    return bytes === undefined || bytes.length === 0 ? [] : [bytes];
+  }
+
+  /** EAGAIN also stands for a page that is there, but meant to have the next ones read ahead. */
+  async #readPage({ fd }: OpenFile): Promise<Buffer[]> {
+    const list = new StepList();
+    const buffer = { ...out(PAGE_SIZE), lengthIsResult: true };
+    const step = list.add('pread64', value(fd), buffer, value(PAGE_SIZE), value(this.position));
+    const results = await this.#moment.run(list.steps);
+    requireSuccess(results, step, 'pread64', this.#path);
+    const bytes = bytesOf(results, step);
     return bytes === undefined || bytes.length === 0 ? [] : [bytes];
   }
 
@@ -183,10 +198,10 @@ class Reading {
   }
 
   #explain(error: unknown): unknown {
-    const type = this.#file?.status.type;
-    if (type !== 'file' || !isUncached(error)) return error;
+    if (!needsDevice(error)) return error;
+    if (this.#file?.status.type !== 'file') return aboutPath(error, this.#path);
     const message = `${printablePath(this.#path)}: not in the guest's page cache (offset ${this.position})`;
-    return new PenumbraError('WOULD_BLOCK', message, { cause: error });
+    return new PenumbraError('DEVICE_ACCESS', message, { cause: error });
   }
 
   #replaced(): PenumbraError {
@@ -197,14 +212,21 @@ class Reading {
 
 /** Whether the same may go better in another moment. */
 function isPassing(error: unknown, attempt: number): boolean {
-  if (error instanceof GuestError && error.syscall === 'preadv2') return error.errno === 'EAGAIN' && attempt < MOST_ATTEMPTS;
   if (!(error instanceof CallError) || !worthAnotherStop(error, attempt)) return false;
   return error.code === 'LOCKED' || attempt < MOST_ATTEMPTS;
 }
 
-function isUncached(error: unknown): boolean {
-  if (error instanceof GuestError) return error.syscall === 'preadv2' && error.errno === 'EAGAIN';
-  return error instanceof CallError && (error.code === 'WOULD_BLOCK' || error.code === 'DEVICE_ACCESS');
+/**
+ * Sets the read-ahead of the file's device to 0, in the shadow, for files opened afterwards: reading what is in memory
+ * then asks the disk for nothing. The device may be a partition. Nothing depends on its success.
+ */
+function switchReadaheadOff(list: StepList, { dev }: FileStatus): void {
+  const device = `/sys/dev/block/${dev.major}:${dev.minor}`;
+  for (const path of [`${device}/bdi/read_ahead_kb`, `${device}/../bdi/read_ahead_kb`]) {
+    const fd = list.open(AT_FDCWD, Buffer.from(path), O_WRONLY);
+    list.add('write', value(fd), { kind: NativeArgumentKind.in, bytes: Buffer.from('0') }, value(1));
+    list.close(fd);
+  }
 }
 
 function isSame(a: FileStatus, b: FileStatus): boolean {
@@ -213,7 +235,7 @@ function isSame(a: FileStatus, b: FileStatus): boolean {
 
 /** Whole pages, and more than is left. */
 function roundUp(left: bigint): number {
-  return left < 0n ? 4096 : Number(BigInt.asUintN(48, left / 4096n + 1n)) * 4096;
+  return left < 0n ? PAGE_SIZE : (Number(left / BigInt(PAGE_SIZE)) + 1) * PAGE_SIZE;
 }
 
 /** One more than the file seems to need: it finds the end. */

@@ -104,7 +104,7 @@ export interface Listing {
 /** Something that a listing or a search could not read, and went on without. */
 export interface Unreadable {
   path: Buffer;
-  /** a GuestError with the guest's errno, or why the call did not return (WOULD_BLOCK: not in the guest's memory) */
+  /** a GuestError with the guest's errno, or why the call did not return (DEVICE_ACCESS: not in the guest's memory) */
   error: PenumbraError;
 }
 
