@@ -10,7 +10,9 @@ const MONTHS = ['Jan', 'Feb', 'Mar', 'Apr', 'May', 'Jun', 'Jul', 'Aug', 'Sep', '
 /** `2024-11-21 12:08` */
 export function minute(ns: bigint): string {
   const date = dateOf(ns);
-  return date === undefined ? `@${ns / NS_PER_SECOND}` : `${day(date)} ${two(date.getHours())}:${two(date.getMinutes())}`;
+  return date === undefined
+    ? `@${ns / NS_PER_SECOND}`
+    : `${day(date)} ${two(date.getHours())}:${two(date.getMinutes())}`;
 }
 
 /** `2024-11-21 12:08:17.123456789 +0000`, as stat(1) prints it */

@@ -23,7 +23,11 @@ export const commands: readonly CommandEntry[] = [
   { usage: 'cat <path>', description: 'the contents of a file', load: async () => (await import('./cat.js')).cat },
   { usage: 'stat <path>', description: 'what is known of a file', load: async () => (await import('./stat.js')).stat },
   { usage: 'find [path]', description: 'files below a directory', load: async () => (await import('./find.js')).find },
-  { usage: 'uname', description: 'name and version of the system', load: async () => (await import('./uname.js')).uname },
+  {
+    usage: 'uname',
+    description: 'name and version of the system',
+    load: async () => (await import('./uname.js')).uname,
+  },
   {
     usage: 'syscall <name> [args..]',
     description: "any system call of the guest's kernel",

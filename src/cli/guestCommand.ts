@@ -2,7 +2,6 @@ import type { Options } from 'yargs';
 import type { PenumbraError } from '../errors.js';
 import type { AttachOptions, EngineName, Guest } from '../schedule/guest.js';
 import { type Command, type CommonArguments, type Context, ExitStatus, UsageError } from './command.js';
-import { failureDetails, failureLine } from './failure.js';
 import { interruptible } from './interruptible.js';
 import { complain } from './output.js';
 
@@ -29,7 +28,12 @@ export interface GuestCommand<Arguments, Answer> extends Omit<Command<Arguments>
 }
 
 const OPTIONS: Record<string, Options> = {
-  guest: { type: 'string', requiresArg: true, describe: "the guest of this name or QEMU's pid", conflicts: ['qmp', 'all'] },
+  guest: {
+    type: 'string',
+    requiresArg: true,
+    describe: "the guest of this name or QEMU's pid",
+    conflicts: ['qmp', 'all'],
+  },
   qmp: { type: 'string', requiresArg: true, describe: 'the guest behind this QMP socket', conflicts: ['all'] },
   all: { type: 'boolean', describe: 'every guest on this host' },
   engine: {
@@ -42,7 +46,7 @@ const OPTIONS: Record<string, Options> = {
     type: 'string',
     default: '1',
     requiresArg: true,
-    describe: "process of the guest (pid) whose rights, root and namespaces are used",
+    describe: 'process of the guest (pid) whose rights, root and namespaces are used',
   },
   timeout: { type: 'string', default: '2000', requiresArg: true, describe: 'ms that a batch of calls may take' },
 };
@@ -145,7 +149,11 @@ async function askAll<Arguments, Answer>(
   return status;
 }
 
-function jsonOutcome<Arguments, Answer>(command: GuestCommand<Arguments, Answer>, args: Arguments, outcome: Outcome<Answer>) {
+function jsonOutcome<Arguments, Answer>(
+  command: GuestCommand<Arguments, Answer>,
+  args: Arguments,
+  outcome: Outcome<Answer>,
+) {
   const { guest, pid, answer, error } = outcome;
   if (answer === undefined) return { guest, pid, ok: false, error };
   return { guest, pid, ok: true, result: command.json?.(answer, args) ?? answer };
@@ -158,8 +166,7 @@ async function printOutcome<Arguments, Answer>(
   output: Context['output'],
 ): Promise<number> {
   if (answer === undefined) {
-    complain(failureLine(error, guest));
-    if (args.verbose) complain(failureDetails(error));
+    await complainOf([error], args.verbose, guest);
     return ExitStatus.failure;
   }
   if (!args.json) {
@@ -170,10 +177,23 @@ async function printOutcome<Arguments, Answer>(
   return reportProblems(command, answer, guest);
 }
 
-function reportProblems<Arguments, Answer>(command: GuestCommand<Arguments, Answer>, answer: Answer, guest?: string): number {
+async function reportProblems<Arguments, Answer>(
+  command: GuestCommand<Arguments, Answer>,
+  answer: Answer,
+  guest?: string,
+): Promise<number> {
   const problems = command.problems?.(answer) ?? [];
-  for (const problem of problems) complain(failureLine(problem, guest));
-  return problems.length === 0 ? ExitStatus.success : ExitStatus.failure;
+  if (problems.length === 0) return ExitStatus.success;
+  await complainOf(problems, false, guest);
+  return ExitStatus.failure;
+}
+
+async function complainOf(errors: readonly unknown[], verbose: boolean, guest: string | undefined): Promise<void> {
+  const { failureDetails, failureLine } = await import('./failure.js');
+  for (const error of errors) {
+    complain(failureLine(error, guest));
+    if (verbose) complain(failureDetails(error));
+  }
 }
 
 async function reportCosts(guest: Guest): Promise<void> {

@@ -13,7 +13,19 @@ export const info = guestCommand<object, GuestInfo>({
   text: describe,
 });
 
-function describe({ name, pid, state, kernel, vcpus, onlineCpus, engine, engineReason, borrowed, ram, steps }: GuestInfo): string {
+function describe({
+  name,
+  pid,
+  state,
+  kernel,
+  vcpus,
+  onlineCpus,
+  engine,
+  engineReason,
+  borrowed,
+  ram,
+  steps,
+}: GuestInfo): string {
   const facts = properties([
     ['guest', `${escapeBytes(name)} (pid ${pid}), found ${escapeBytes(state)}`],
     ['kernel', escapeBytes(kernel.release)],

@@ -1,5 +1,15 @@
 import type { Options } from 'yargs';
-import { type LabEntry, type LabSpec, labDown, labList, labUp } from '../lab/index.js';
+import {
+  DEFAULT_SPEC,
+  LAB_KERNELS,
+  LAB_LOADS,
+  LAB_MACHINES,
+  type LabEntry,
+  type LabSpec,
+  labDown,
+  labList,
+  labUp,
+} from '../lab/index.js';
 import { type Command, type CommonArguments, type Context, ExitStatus, UsageError } from './command.js';
 import { wholeNumber } from './guestCommand.js';
 import { complain } from './output.js';
@@ -19,35 +29,41 @@ interface LabArguments extends CommonArguments {
   disk: string;
   emulator: LabSpec['emulator'];
   accelerator: LabSpec['accelerator'];
+  machine: LabSpec['machine'];
 }
 
 const DEFAULT_NAME = 'lab';
 const LARGEST_MIB = 16_384;
 
-const choice = (choices: string[], describe: string): Options => ({
+const choice = (choices: readonly string[], fallback: string, describe: string): Options => ({
   choices,
-  default: choices[0],
+  default: fallback,
   requiresArg: true,
   describe,
 });
+const { kernel, vcpus, cpu, memoryMiB, load, ram, diskMiB, emulator, accelerator, machine } = DEFAULT_SPEC;
 
 export const lab: Command<LabArguments> = {
   positionals: {
-    action: { choices: ['up', 'ls', 'down', 'demo'], describe: 'start one, list them, end one, or see what penumbra does' },
+    action: {
+      choices: ['up', 'ls', 'down', 'demo'],
+      describe: 'start one, list them, end one, or see what penumbra does',
+    },
     name: { type: 'string', describe: `a name for it; ${DEFAULT_NAME} unless given` },
   },
   options: {
-    kernel: choice(['6.1', '5.10', '6.12'], 'Debian kernel'),
-    vcpus: choice(['1', '2'], 'processors'),
-    cpu: choice(['qemu64', 'max'], 'what they can do'),
-    memory: { type: 'string', default: '256', requiresArg: true, describe: 'RAM in MiB' },
-    load: choice(['idle', 'busy', 'forks'], 'what goes on in it'),
-    pti: choice(['on', 'off'], 'page table isolation'),
-    kaslr: choice(['on', 'off'], "random place of the kernel's code"),
-    ram: choice(['memfd', 'file', 'private'], 'what backs its RAM'),
-    disk: { type: 'string', default: '0', requiresArg: true, describe: 'MiB of a disk mounted on /data' },
-    emulator: choice(['system', 'qemu10'], 'which QEMU'),
-    accelerator: choice(['tcg', 'kvm'], 'how it runs'),
+    kernel: choice(LAB_KERNELS, kernel, 'Debian kernel'),
+    vcpus: choice(['1', '2'], String(vcpus), 'processors'),
+    cpu: choice(['qemu64', 'max'], cpu, 'what they can do'),
+    memory: { type: 'string', default: String(memoryMiB), requiresArg: true, describe: 'RAM in MiB' },
+    load: choice(LAB_LOADS, load, 'what goes on in it'),
+    pti: choice(['on', 'off'], 'on', 'page table isolation'),
+    kaslr: choice(['on', 'off'], 'on', "random place of the kernel's code"),
+    ram: choice(['memfd', 'file', 'private'], ram, 'what backs its RAM'),
+    disk: { type: 'string', default: String(diskMiB), requiresArg: true, describe: 'MiB of a disk mounted on /data' },
+    emulator: choice(['system', 'qemu10'], emulator, 'which QEMU'),
+    accelerator: choice(['tcg', 'kvm'], accelerator, 'how it runs'),
+    machine: choice(LAB_MACHINES, machine, "QEMU's machine type"),
   },
   examples: [
     ['penumbra lab up', 'boots a guest that stays, and prints its QMP socket'],
@@ -116,5 +132,6 @@ function specOf(args: LabArguments): LabSpec {
     diskMiB: wholeNumber('disk', args.disk, LARGEST_MIB, 0),
     emulator: args.emulator,
     accelerator: args.accelerator,
+    machine: args.machine,
   };
 }

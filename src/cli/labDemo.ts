@@ -1,9 +1,9 @@
 import { attach, type Guest } from '../index.js';
 import { LabGuest, type LabSpec } from '../lab/index.js';
+import { cat } from './cat.js';
 import { type Context, ExitStatus } from './command.js';
 import type { GuestArguments, GuestCommand } from './guestCommand.js';
 import { interruptible } from './interruptible.js';
-import { cat } from './cat.js';
 import { ls } from './ls.js';
 import { complain, type Output } from './output.js';
 import { ps } from './ps.js';

@@ -6,6 +6,7 @@ import { argumentBytes } from './arguments.js';
 import { minute } from './clock.js';
 import { modeText } from './fileMode.js';
 import { guestCommand } from './guestCommand.js';
+import { ownerName } from './ownerName.js';
 import { type Column, table } from './table.js';
 
 interface LsArguments {
@@ -75,7 +76,10 @@ function longColumns({ users, groups }: Accounts): Column<DirectoryEntry>[] {
   const known = (text: (status: FileStatus) => string) => (entry: DirectoryEntry) =>
     entry.status === undefined ? '?' : text(entry.status);
   return [
-    { title: '', text: ({ type, status }) => (status ? modeText(type, status.mode) : `${modeText(type, 0)[0]}?????????`) },
+    {
+      title: '',
+      text: ({ type, status }) => (status ? modeText(type, status.mode) : `${modeText(type, 0)[0]}?????????`),
+    },
     { title: '', text: known(({ nlink }) => String(nlink)), align: 'right' },
     { title: '', text: known(({ uid }) => ownerName(users, uid)) },
     { title: '', text: known(({ gid }) => ownerName(groups, gid)) },
@@ -88,9 +92,4 @@ function longColumns({ users, groups }: Accounts): Column<DirectoryEntry>[] {
 /** For a device its numbers stand where the size would. */
 function sizeText({ size, rdev }: FileStatus): string {
   return rdev === undefined ? String(size) : `${rdev.major}, ${rdev.minor}`;
-}
-
-export function ownerName(names: ReadonlyMap<number, Buffer>, id: number): string {
-  const name = names.get(id);
-  return name === undefined ? String(id) : escapeBytes(name);
 }

@@ -1,4 +1,4 @@
-import { write as writeWithCallback, writeSync } from 'node:fs';
+import { writeSync, write as writeWithCallback } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { jsonText } from '../text.js';

@@ -18,7 +18,10 @@ export async function parseOrdinary(args: readonly string[]): Promise<Chosen | u
   const positionals = takePositionals(entry.usage, words.positionals, command.positionals ?? {});
   if (positionals === undefined) return undefined;
   const values = { ...defaultsOf(options), ...words.values, ...positionals };
-  return { command: command satisfies AnyCommand, args: values as unknown as CommonArguments & Record<string, unknown> };
+  return {
+    command: command satisfies AnyCommand,
+    args: values as unknown as CommonArguments & Record<string, unknown>,
+  };
 }
 
 interface Words {
@@ -59,7 +62,9 @@ function namesIn(word: string, options: Record<string, Options>): { name: string
     return Object.hasOwn(options, name) ? [{ name, ...(value === undefined ? {} : { value }) }] : undefined;
   }
   const named = [...word.slice(1)].map((letter) => nameOfLetter(letter, options));
-  const isCertain = named.every((name) => name !== undefined && (named.length === 1 || options[name]?.type === 'boolean'));
+  const isCertain = named.every(
+    (name) => name !== undefined && (named.length === 1 || options[name]?.type === 'boolean'),
+  );
   return isCertain ? named.map((name) => ({ name: name as string })) : undefined;
 }
 
@@ -76,7 +81,10 @@ function areAccepted(values: Words['values'], options: Record<string, Options>):
   return Object.entries(values).every(([name, value]) => {
     const { choices, conflicts } = options[name] as Options;
     const excluded = Array.isArray(conflicts) ? conflicts : [];
-    return (choices === undefined || choices.some((choice) => choice === value)) && !excluded.some((other) => other in values);
+    return (
+      (choices === undefined || choices.some((choice) => choice === value)) &&
+      !excluded.some((other) => other in values)
+    );
   });
 }
 

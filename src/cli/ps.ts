@@ -5,7 +5,7 @@ import { escapeBytes } from '../text.js';
 import { duration, startOfProcess } from './clock.js';
 import { UsageError } from './command.js';
 import { guestCommand } from './guestCommand.js';
-import { ownerName } from './ls.js';
+import { ownerName } from './ownerName.js';
 import { type Column, table } from './table.js';
 
 interface PsArguments {
@@ -62,7 +62,11 @@ export const ps = guestCommand<PsArguments, PsAnswer>({
     return table(columns, processes);
   },
   json: ({ processes, accounts }) =>
-    processes.map((process) => ({ ...process, user: accounts.users.get(process.uid), group: accounts.groups.get(process.gid) })),
+    processes.map((process) => ({
+      ...process,
+      user: accounts.users.get(process.uid),
+      group: accounts.groups.get(process.gid),
+    })),
 });
 
 function columnNames({ columns }: PsArguments): readonly string[] {

@@ -6,7 +6,7 @@ import { argumentBytes } from './arguments.js';
 import { instant } from './clock.js';
 import { modeText } from './fileMode.js';
 import { guestCommand } from './guestCommand.js';
-import { ownerName } from './ls.js';
+import { ownerName } from './ownerName.js';
 
 interface StatArguments {
   path: string;
@@ -36,7 +36,7 @@ export const stat = guestCommand<StatArguments, StatAnswer>({
   },
   examples: [
     ['penumbra stat /etc/passwd', 'as stat(1) in the guest shows it'],
-    ["penumbra stat --json /var/log/wtmp | jq .size", 'times in JSON are nanoseconds since the epoch, as strings'],
+    ['penumbra stat --json /var/log/wtmp | jq .size', 'times in JSON are nanoseconds since the epoch, as strings'],
   ],
   async ask(guest, { path, dereference }) {
     const file = await statFile(guest, argumentBytes(path), { follow: dereference });

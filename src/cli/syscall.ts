@@ -20,13 +20,17 @@ export const syscall = guestCommand<SyscallArguments, DecodedResult>({
     args: {
       type: 'string',
       array: true,
-      describe: 'numbers, symbols (O_RDONLY|O_CLOEXEC), text; @ or @SIZE for a buffer to be filled, hex:00ff, NULL, JSON',
+      describe:
+        'numbers, symbols (O_RDONLY|O_CLOEXEC), text; @ or @SIZE for a buffer to be filled, hex:00ff, NULL, JSON',
     },
   },
   examples: [
     ['penumbra syscall getpid', ''],
     ['penumbra syscall newfstatat AT_FDCWD /etc/passwd @', 'buffers that are filled may also be left out at the end'],
-    ["penumbra syscall openat AT_FDCWD /etc/passwd 'O_RDONLY|O_CLOEXEC'", 'nothing stays open: a shadow is thrown away'],
+    [
+      "penumbra syscall openat AT_FDCWD /etc/passwd 'O_RDONLY|O_CLOEXEC'",
+      'nothing stays open: a shadow is thrown away',
+    ],
   ],
   check: (args) => void prepare(args),
   async ask(guest, args) {

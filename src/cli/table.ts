@@ -13,7 +13,9 @@ export function table<Row>(columns: readonly Column<Row>[], rows: readonly Row[]
   if (titles) cells.unshift(columns.map(({ title }) => title));
   const widths = columns.map((_, index) => widest(cells, index));
   const lines = cells.map((line) =>
-    line.map((cell, index) => pad(cell, widths[index] as number, columns[index]?.align, index === line.length - 1)).join(' '),
+    line
+      .map((cell, index) => pad(cell, widths[index] as number, columns[index]?.align, index === line.length - 1))
+      .join(' '),
   );
   return lines.map((line) => `${line.trimEnd()}\n`).join('');
 }

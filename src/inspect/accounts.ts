@@ -1,7 +1,7 @@
+import { PenumbraError } from '../errors.js';
 import { AT_FDCWD, O_NONBLOCK, O_RDONLY } from '../shadow/constants.js';
 import { bytesOf, type StepList } from '../shadow/stepList.js';
 import { Moment, type ShadowSource } from './moment.js';
-import { PenumbraError } from '../errors.js';
 
 /** Names of users and groups, as the guest's own files give them. */
 export interface Accounts {

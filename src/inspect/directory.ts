@@ -3,7 +3,7 @@ import { AT_FDCWD, O_DIRECTORY, O_NOFOLLOW, O_NONBLOCK, O_RDONLY } from '../shad
 import { CallError } from '../shadow/failure.js';
 import { bytesOf, out, type StepList, value } from '../shadow/stepList.js';
 import { decodeDirents } from '../shadow/structs/dirent.js';
-import { readStatus, requireSuccess, addStatus } from './fileStatus.js';
+import { addStatus, readStatus, requireSuccess } from './fileStatus.js';
 import { joinPath, openLongPath, printablePath } from './guestPath.js';
 import type { Moment, Question } from './moment.js';
 import { aboutPath, naming } from './notInMemory.js';
@@ -169,7 +169,11 @@ function isSelfOrParent(name: Buffer): boolean {
 }
 
 /** Some file systems leave the type out of their directories. */
-async function resolveUnknownTypes(moment: Moment, folders: readonly Folder[], entries: DirectoryEntry[][]): Promise<void> {
+async function resolveUnknownTypes(
+  moment: Moment,
+  folders: readonly Folder[],
+  entries: DirectoryEntry[][],
+): Promise<void> {
   const unknown = folders.flatMap((folder, index) =>
     (entries[index] as DirectoryEntry[]).filter(({ type }) => type === 'unknown').map((entry) => ({ folder, entry })),
   );
@@ -198,4 +202,3 @@ function addStatusBelow(list: StepList, directory: Buffer, name: Buffer): number
 function tooLarge(path: Buffer, what: string): PenumbraError {
   return new PenumbraError('UNSUPPORTED', `${printablePath(path)} ${what} (look at a part of it)`);
 }
-

@@ -48,7 +48,11 @@ const TYPES = new Map<number, FileType>([
  * What the guest's kernel says of one file.
  * @throws GuestError (ENOENT ...); PenumbraError DEVICE_ACCESS when its inode is not in the guest's memory
  */
-export async function statFile(source: ShadowSource, path: string | Buffer, options: StatOptions = {}): Promise<NamedFile> {
+export async function statFile(
+  source: ShadowSource,
+  path: string | Buffer,
+  options: StatOptions = {},
+): Promise<NamedFile> {
   await using moment = new Moment(source);
   return await statInMoment(moment, withoutNul(path), options);
 }

@@ -145,4 +145,3 @@ function statusQuestion({ path, entries }: Group, unreadable: Unreadable[]): Que
     };
   };
 }
-

@@ -4,10 +4,13 @@ import { CallError, worthAnotherStop } from '../shadow/failure.js';
 import type { NativeStepResult } from '../shadow/nativeCall.js';
 import type { Shadow } from '../shadow/shadow.js';
 import { StepList } from '../shadow/stepList.js';
+import { rehearseOnce } from './rehearsal.js';
 
 /** Where shadows come from: a Guest. */
 export interface ShadowSource {
   shadow(): Promise<Shadow & AsyncDisposable>;
+  /** runs `job` over the running guest and drops what comes of it */
+  rehearse?(job: (shadow: Shadow) => Promise<unknown>): Promise<void>;
 }
 
 /** A few steps that belong together: `ask` adds them to a list and says how to read the answer from the results. */
@@ -24,13 +27,16 @@ const PATIENCE = 3;
  */
 export class Moment implements AsyncDisposable {
   readonly #source: ShadowSource;
+  readonly #rehearses: boolean;
   #shadow: (Shadow & AsyncDisposable) | undefined;
   #unanswered = 0;
   /** Counts the shadows. File descriptors are of one shadow only. */
   generation = 0;
 
-  constructor(source: ShadowSource) {
+  /** @param rehearses whether files will be asked about, which is worth a rehearsal */
+  constructor(source: ShadowSource, rehearses = true) {
     this.#source = source;
+    this.#rehearses = rehearses;
   }
 
   /** Whether descriptors of the present generation can be used. */
@@ -41,6 +47,7 @@ export class Moment implements AsyncDisposable {
   /** @throws CallError when a step does not return; a new shadow is taken for the next call */
   async run(steps: readonly BatchStep[]): Promise<NativeStepResult[]> {
     if (this.#shadow === undefined) {
+      if (this.#rehearses) await rehearseOnce(this.#source);
       this.#shadow = await this.#source.shadow();
       this.generation += 1;
     }

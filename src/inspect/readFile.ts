@@ -243,4 +243,3 @@ function piecesLeft(left: bigint, size: number): number {
   const wanted = left / BigInt(size) + 2n;
   return wanted > BigInt(LARGE_PIECES_AT_ONCE) ? LARGE_PIECES_AT_ONCE : Math.max(1, Number(wanted));
 }
-

@@ -6,7 +6,7 @@ import type { SystemName } from './records.js';
 
 /** What the guest's kernel calls itself, in the namespace of the borrowed task. @throws GuestError, CallError */
 export async function uname(source: ShadowSource): Promise<SystemName> {
-  await using moment = new Moment(source);
+  await using moment = new Moment(source, false);
   return await moment.ask((list) => {
     const step = list.add('uname', out(utsname.size));
     return (results) => {

@@ -1,3 +1,5 @@
+import { dirname } from 'node:path';
+
 /** One member of an initial RAM disk. Names are relative, parents come before their content. */
 export type CpioEntry =
   | { kind: 'file'; name: string; mode: number; content: Buffer }
@@ -11,11 +13,33 @@ const TYPE_BITS = { file: 0o100000, folder: 0o040000, link: 0o120000 } as const;
  * Source: Documentation/driver-api/early-userspace/buffer-format.rst in the kernel tree.
  */
 export function cpioArchive(entries: Iterable<CpioEntry>): Buffer {
-  const parts: Buffer[] = [];
+  return Buffer.concat([...cpioPieces(entries)]);
+}
+
+/** The same piece by piece, for an archive that is too large to hold; its length is a multiple of four. */
+export function* cpioPieces(entries: Iterable<CpioEntry>): Generator<Buffer> {
   let inode = 1;
-  for (const entry of entries) parts.push(...member(entry.name, typeAndMode(entry), contentOf(entry), inode++));
-  parts.push(...member('TRAILER!!!', 0, Buffer.alloc(0), 0));
-  return Buffer.concat(parts);
+  for (const entry of entries) yield* member(entry.name, typeAndMode(entry), contentOf(entry), inode++);
+  yield* member('TRAILER!!!', 0, Buffer.alloc(0), 0);
+}
+
+/** Adds the folders that nobody listed, each before its content, and leaves out what was listed before. */
+export function* withParents(entries: Iterable<CpioEntry>): Generator<CpioEntry> {
+  const known = new Set(['.']);
+  for (const entry of entries) {
+    for (const folder of missingParents(entry.name, known)) yield { kind: 'folder', name: folder, mode: 0o755 };
+    if (known.has(entry.name)) continue;
+    known.add(entry.name);
+    yield entry;
+  }
+}
+
+function missingParents(name: string, known: Set<string>): string[] {
+  const parent = dirname(name);
+  if (known.has(parent)) return [];
+  const missing = [...missingParents(parent, known), parent];
+  known.add(parent);
+  return missing;
 }
 
 function typeAndMode(entry: CpioEntry): number {

@@ -1,13 +1,13 @@
 import { execFile } from 'node:child_process';
 import { readdir, readFile, stat } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { findBusybox, type LabKernel, USERLAND } from './artefacts.js';
-import { type CpioEntry, cpioArchive } from './cpio.js';
+import { type CpioEntry, cpioArchive, withParents } from './cpio.js';
 import { modulesInOrder } from './modules.js';
 
-/** Inserted at boot: a disk driver, and a few more so that the guest has module symbols to look up. */
-const MODULES = ['virtio_pci', 'virtio_blk', 'virtio_rng', 'fuse', 'overlay'];
+/** Inserted at boot: disk drivers, and a few more so that the guest has module symbols to look up. */
+export const GUEST_MODULES = ['virtio_pci', 'virtio_mmio', 'virtio_blk', 'virtio_rng', 'fuse', 'overlay'];
 
 /** Where the kernel and the scripts expect to mount or to write. */
 const FOLDERS = ['data', 'dev', 'etc', 'home', 'home/alice', 'lib', 'proc', 'root', 'run', 'srv', 'sys', 'tmp', 'var'];
@@ -22,7 +22,8 @@ export async function labInitrd(kernel: LabKernel): Promise<Buffer> {
   return cpioArchive(withParents([...folders, ...parts.flat()]));
 }
 
-async function busybox(): Promise<CpioEntry[]> {
+/** busybox with a link for each of its applets; it is /init too. */
+export async function busybox(): Promise<CpioEntry[]> {
   const path = findBusybox();
   const { stdout } = await promisify(execFile)(path, ['--list-full']);
   const applets = stdout.split('\n').filter((name) => name !== '' && name !== 'bin/busybox');
@@ -48,28 +49,9 @@ async function userlandFile(name: string): Promise<CpioEntry | undefined> {
 
 /** The number in front makes the shell's `*` insert them in order. */
 async function modules(kernel: LabKernel): Promise<CpioEntry[]> {
-  const ordered = await modulesInOrder(kernel.modules, MODULES);
+  const ordered = await modulesInOrder(kernel.modules, GUEST_MODULES);
   return ordered.map(({ name, content }, index) => {
     const file = `${String(index).padStart(2, '0')}-${name}.ko`;
     return { kind: 'file', name: `lib/modules/${file}`, mode: 0o644, content };
   });
-}
-
-/** Adds the folders that nobody listed, each before its content. */
-function* withParents(entries: CpioEntry[]): Generator<CpioEntry> {
-  const known = new Set(['.']);
-  for (const entry of entries) {
-    for (const folder of missingParents(entry.name, known)) yield { kind: 'folder', name: folder, mode: 0o755 };
-    if (known.has(entry.name)) continue;
-    known.add(entry.name);
-    yield entry;
-  }
-}
-
-function missingParents(name: string, known: Set<string>): string[] {
-  const parent = dirname(name);
-  if (known.has(parent)) return [];
-  const missing = [...missingParents(parent, known), parent];
-  known.add(parent);
-  return missing;
 }

@@ -52,12 +52,13 @@ export async function qemuCommand(spec: LabSpec, kernel: LabKernel, files: Guest
       ...['-name', basename(dirname(files.qmp))],
       ...['-nodefaults', '-no-user-config', '-no-reboot', '-display', 'none'],
       ...['-accel', spec.accelerator, '-cpu', cpuModel(spec, major), '-smp', String(spec.vcpus)],
-      ...['-m', String(spec.memoryMiB), '-object', memoryBackend(spec, files), '-machine', 'pc,memory-backend=ram'],
+      ...['-m', String(spec.memoryMiB), '-object', memoryBackend(spec, files)],
+      ...['-machine', `${spec.machine},memory-backend=ram`],
       ...['-kernel', kernel.image, '-initrd', files.initrd, '-append', kernelCommandLine(spec)],
       ...['-serial', `file:${files.kernelLog}`],
-      ...['-chardev', `socket,id=console,path=${files.console},server=on,wait=off`, '-serial', 'chardev:console'],
+      ...['-chardev', `socket,id=console,path=${files.console},server=on,wait=off`, ...secondSerialPort(spec)],
       ...['-qmp', `unix:${files.qmp},server=on,wait=off`, '-qmp', `unix:${files.truth},server=on,wait=off`],
-      ...(spec.diskMiB > 0 ? disk(files) : []),
+      ...(spec.diskMiB > 0 ? disk(spec, files) : []),
     ],
   };
 }
@@ -94,6 +95,14 @@ function kernelCommandLine(spec: LabSpec): string {
   ].join(' ');
 }
 
-function disk(files: GuestFiles): string[] {
-  return ['-drive', `file=${files.disk},format=raw,if=none,id=disk`, '-device', 'virtio-blk-pci,drive=disk'];
+/** A microvm makes one port of what -serial says (hw/i386/microvm.c, microvm_devices_init). */
+function secondSerialPort(spec: LabSpec): string[] {
+  return spec.machine === 'microvm'
+    ? ['-device', 'isa-serial,index=1,chardev=console']
+    : ['-serial', 'chardev:console'];
+}
+
+function disk(spec: LabSpec, files: GuestFiles): string[] {
+  const device = spec.machine === 'microvm' ? 'virtio-blk-device' : 'virtio-blk-pci';
+  return ['-drive', `file=${files.disk},format=raw,if=none,id=disk`, '-device', `${device},drive=disk`];
 }

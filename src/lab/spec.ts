@@ -6,6 +6,7 @@ const CPUS = ['qemu64', 'max'] as const;
 const RAM_KINDS = ['memfd', 'file', 'private'] as const;
 const EMULATORS = ['system', 'qemu10'] as const;
 const ACCELERATORS = ['tcg', 'kvm'] as const;
+export const LAB_MACHINES = ['pc', 'q35', 'microvm'] as const;
 const MEMORY_MIN = 128;
 const MEMORY_MAX = 16384;
 
@@ -29,6 +30,8 @@ export interface LabSpec {
   /** The distribution's QEMU, or QEMU 10 beside it. */
   emulator: (typeof EMULATORS)[number];
   accelerator: (typeof ACCELERATORS)[number];
+  /** QEMU's machine type; `microvm` has no PCI. */
+  machine: (typeof LAB_MACHINES)[number];
 }
 
 export const DEFAULT_SPEC: Readonly<LabSpec> = {
@@ -43,6 +46,7 @@ export const DEFAULT_SPEC: Readonly<LabSpec> = {
   diskMiB: 0,
   emulator: 'system',
   accelerator: 'tcg',
+  machine: 'pc',
 };
 
 /** Fills in the defaults. Throws BAD_ARGUMENT naming the first field that is not acceptable. */
@@ -55,6 +59,7 @@ export function completeSpec(wanted: Partial<LabSpec> = {}): LabSpec {
   requireOneOf('ram', spec.ram, RAM_KINDS);
   requireOneOf('emulator', spec.emulator, EMULATORS);
   requireOneOf('accelerator', spec.accelerator, ACCELERATORS);
+  requireOneOf('machine', spec.machine, LAB_MACHINES);
   requireRange('memoryMiB', spec.memoryMiB, MEMORY_MIN, MEMORY_MAX);
   requireRange('diskMiB', spec.diskMiB, 0, MEMORY_MAX);
   return spec;

@@ -1,5 +1,11 @@
 import { PenumbraError } from '../errors.js';
-import { listProcesses } from '../inspect/processes.js';
+import {
+  describeProcesses,
+  guessFrom,
+  listProcesses,
+  type ProcessGuess,
+  sampleProcesses,
+} from '../inspect/processes.js';
 import type { Process } from '../inspect/records.js';
 import type { Kernel, Step } from '../kernel/kernel.js';
 import { onlineCpus, perCpuBase, possibleCpus } from '../kernel/perCpu.js';
@@ -51,7 +57,8 @@ export class Guest implements AsyncDisposable {
   readonly #session: ShadowSession;
   readonly #steps: readonly Step[];
   readonly #borrowed: Borrowed & { comm: Buffer };
-  #processesRehearsed = false;
+  /** the processes there were the last time */
+  #guess: ProcessGuess | undefined;
   readonly kernel: Kernel;
 
   private constructor(
@@ -168,9 +175,15 @@ export class Guest implements AsyncDisposable {
 
   /** All processes by pid. The first call of a session rehearses, so that the guest need not stand still for it as long. */
   async processes(): Promise<Process[]> {
-    if (!this.#processesRehearsed) await this.rehearse(listProcesses);
-    this.#processesRehearsed = true;
-    return this.use(listProcesses);
+    if (this.#guess === undefined) await this.rehearse(async (shadow) => this.#foresee(await listProcesses(shadow)));
+    const sample = await this.use((shadow) => sampleProcesses(shadow, this.#guess ?? new Map()));
+    const processes = describeProcesses(sample);
+    this.#foresee(processes);
+    return processes;
+  }
+
+  #foresee(processes: readonly Process[]): void {
+    this.#guess = guessFrom(processes);
   }
 
   /** Detaches; the guest is left in the run state that was found. May be called twice. */

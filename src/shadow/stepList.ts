@@ -17,7 +17,7 @@ export class StepList {
   readonly steps: BatchStep[] = [];
 
   /** openat(2). @returns a reference to the file descriptor */
-  open(directory: Operand, path: Buffer, flags: number): StepReference {
+  open(directory: Operand, path: Buffer | string, flags: number): StepReference {
     return { step: this.add('openat', value(directory), pathArgument(path), value(flags), value(0)) };
   }
 
@@ -46,7 +46,7 @@ export class StepList {
   }
 
   /** newfstatat(2); the buffer comes back as argument 2. */
-  stat(directory: Operand, path: Buffer, flags: number): number {
+  stat(directory: Operand, path: Buffer | string, flags: number): number {
     return this.add('newfstatat', value(directory), pathArgument(path), out(144), value(flags));
   }
 
@@ -73,8 +73,9 @@ export function out(size: number): BatchArgument {
   return { kind: NativeArgumentKind.out, size };
 }
 
-function pathArgument(path: Buffer): BatchArgument {
-  return { kind: NativeArgumentKind.in, bytes: Buffer.concat([path, terminator]) };
+function pathArgument(path: Buffer | string): BatchArgument {
+  const bytes = typeof path === 'string' ? Buffer.from(`${path}\0`) : Buffer.concat([path, terminator]);
+  return { kind: NativeArgumentKind.in, bytes };
 }
 
 const terminator = Buffer.alloc(1);

@@ -1,0 +1,86 @@
+import type { EngineName } from '../../../src/index.js';
+import type { LabSpec } from '../../../src/lab/index.js';
+
+/** What look.ts is asked to do in L1. */
+export interface LookRequest {
+  spec: Partial<LabSpec>;
+  engines: readonly EngineName[];
+  /** also: look into the paused guest, be killed while it stands still, run the command line program */
+  thorough: boolean;
+}
+
+/** What look.ts reports, a line of JSON each, in this order. */
+export type LookEvent = GuestUp | Look | Refusal | PausedLook | Rescue | CommandRun;
+
+export interface GuestUp {
+  kind: 'guest';
+  release: string;
+  bootMs: number;
+  clocksource: string;
+}
+
+/** What the guest prints of itself; bytes as Latin-1. */
+export interface Truth {
+  /** of `ps -o pid,ppid,user,args` */
+  ps: string;
+  passwd: string;
+  uname: string;
+  /** name, size, mode in hexadecimal, uid, gid */
+  tree: string;
+  uptime: string;
+}
+
+export interface Answers {
+  processes: { pid: number; ppid: number; uid: number; state: string; comm: string; args: string[] }[];
+  passwd: string;
+  uname: string[];
+  tree: string;
+  uptime: string;
+  pti: boolean;
+  vcpus: number;
+  slide: string;
+}
+
+/** One engine's answers, between two looks at the truth. */
+export interface Look {
+  kind: 'look';
+  engine: EngineName;
+  before: Truth;
+  answers: Answers;
+  after: Truth;
+  milliseconds: { attach: number; firstPs: number; ps: number; standstill: number; detach: number };
+  retries: number;
+}
+
+/** The engine could not be had, or failed. */
+export interface Refusal {
+  kind: 'refusal';
+  engine: EngineName;
+  code: string;
+  message: string;
+}
+
+export interface PausedLook {
+  kind: 'paused';
+  processes: number;
+  /** bytes of RAM that differ afterwards */
+  changed: number;
+  runState: string;
+}
+
+/** A penumbra was killed while the guest stood still for it. */
+export interface Rescue {
+  kind: 'rescue';
+  stateHeld: string;
+  stateAfter: string;
+  milliseconds: number;
+}
+
+/** `penumbra ps` as a program of its own. */
+export interface CommandRun {
+  kind: 'command';
+  status: number;
+  lines: number;
+  errors: string;
+  milliseconds: number;
+}

@@ -1,0 +1,155 @@
+import t, { type Test } from 'tap';
+import type { EngineName } from '../../src/index.js';
+import { LAB_KERNELS, LAB_MACHINES, type LabSpec } from '../../src/lab/index.js';
+import { nestedLab, type NestedLab } from '../lab/nested/machine.js';
+import type {
+  Answers,
+  CommandRun,
+  GuestUp,
+  Look,
+  LookEvent,
+  LookRequest,
+  PausedLook,
+  Refusal,
+  Rescue,
+  Truth,
+} from '../lab/nested/report.js';
+
+const LONG = process.env.PENUMBRA_LONG !== undefined;
+const ENGINES: readonly EngineName[] = ['unicorn', 'kvm'];
+const GUEST_TIMEOUT_MS = 900_000;
+/** The guest's clock is read as of its last tick, which lies back a little. */
+const CLOCK_LAG_S = 0.5;
+
+/** Every pair of values is there once. */
+const SOME_SPECS: Partial<LabSpec>[] = [
+  { kernel: '6.1', machine: 'pc', pti: true, vcpus: 1 },
+  { kernel: '6.12', machine: 'q35', pti: false, vcpus: 2 },
+  { kernel: '6.1', machine: 'microvm', pti: false, vcpus: 2 },
+  { kernel: '6.12', machine: 'microvm', pti: true, vcpus: 1 },
+];
+
+t.test('guests under KVM, in a nested lab', async (t) => {
+  await using l1 = await nestedLab(t);
+  t.comment(`L1 boots in ${l1.bootMs.toFixed(0)} ms`);
+  for (const [index, spec] of (LONG ? everySpec() : SOME_SPECS).entries()) {
+    await t.test(Object.entries(spec).join(' ').replaceAll(',', ' '), (t) => compare(t, l1, spec, LONG || index === 0));
+  }
+});
+
+function everySpec(): Partial<LabSpec>[] {
+  const specs: Partial<LabSpec>[] = [];
+  for (const kernel of LAB_KERNELS) {
+    for (const machine of LAB_MACHINES) {
+      for (const pti of [true, false]) {
+        for (const vcpus of [1, 2] as const) {
+          for (const cpu of ['max', 'qemu64'] as const) specs.push({ kernel, machine, pti, vcpus, cpu });
+        }
+      }
+    }
+  }
+  return specs;
+}
+
+async function compare(t: Test, l1: NestedLab, spec: Partial<LabSpec>, thorough: boolean): Promise<void> {
+  for (const event of await look(t, l1, { spec, engines: ENGINES, thorough })) check(t, spec, event);
+}
+
+/** Runs test/lab/nested/look.ts in L1. */
+async function look(t: Test, l1: NestedLab, request: LookRequest): Promise<LookEvent[]> {
+  const command = `node dist/test/lab/nested/look.js '${JSON.stringify(request)}'`;
+  const { stdout, stderr, status } = await l1.run(command, GUEST_TIMEOUT_MS);
+  t.equal(status, 0, stderr.toString());
+  return stdout.toString().trim().split('\n').filter((line) => line !== '').map((line) => JSON.parse(line) as LookEvent);
+}
+
+function check(t: Test, spec: Partial<LabSpec>, event: LookEvent): void {
+  switch (event.kind) {
+    case 'guest':
+      return checkGuest(t, event);
+    case 'look':
+      return checkLook(t, spec, event);
+    case 'refusal':
+      return checkRefusal(t, event);
+    case 'paused':
+      return checkPaused(t, event);
+    case 'rescue':
+      return checkRescue(t, event);
+    case 'command':
+      return checkCommand(t, event);
+  }
+}
+
+function checkGuest(t: Test, { bootMs, clocksource }: GuestUp): void {
+  t.equal(clocksource, 'kvm-clock\n');
+  t.comment(`L2 boots in ${bootMs.toFixed(0)} ms`);
+}
+
+function checkLook(t: Test, spec: Partial<LabSpec>, { engine, before, answers, after, milliseconds, retries }: Look): void {
+  const times = Object.entries(milliseconds).map(([name, value]) => `${name} ${value.toFixed(1)}`);
+  t.comment(`engine ${engine}: ${times.join(', ')} ms, ${retries} retries`);
+  t.equal(answers.passwd, before.passwd);
+  t.equal(answers.tree, before.tree);
+  t.equal(`${answers.uname.join(' ')} GNU/Linux\n`, before.uname);
+  t.equal(answers.pti, spec.pti);
+  t.equal(answers.vcpus, spec.vcpus);
+  checkUptime(t, before, answers, after);
+  checkProcesses(t, before, answers, after);
+}
+
+function checkUptime(t: Test, before: Truth, answers: Answers, after: Truth): void {
+  const [earliest, told, latest] = [before, answers, after].map(({ uptime }) => Number.parseFloat(uptime));
+  t.ok(Number(told) >= Number(earliest) - CLOCK_LAG_S, `up for ${told} s, not less than ${earliest}`);
+  t.ok(Number(told) <= Number(latest), `up for ${told} s, not more than ${latest}`);
+}
+
+/** What was there before and after must be listed as the guest lists it; nothing that it never had may be. */
+function checkProcesses(t: Test, before: Truth, answers: Answers, after: Truth): void {
+  const users = new Map(before.passwd.trim().split('\n').map((line) => [line.split(':')[2], line.split(':')[0]]));
+  const [earlier, later] = [before, after].map(({ ps }) => linesByPid(ps)) as [Lines, Lines];
+  const told = new Map(answers.processes.map((process) => [process.pid, lineOf(process, users)]));
+  const lasting = [...earlier].filter(([pid, line]) => later.get(pid) === line);
+  t.ok(lasting.length > 30, `${lasting.length} processes stay`);
+  for (const [pid, line] of lasting) t.equal(told.get(pid), line);
+  for (const [pid, line] of told) {
+    // Kernel workers come, go and change their names with their work.
+    if (!/ \[kworker/.test(line)) t.ok(earlier.has(pid) || later.has(pid), `the guest has ${pid} ${line}`);
+  }
+}
+
+type Lines = Map<number, string>;
+
+/** Without the width of columns; busybox prints a question mark for bytes that are not ASCII. */
+function linesByPid(ps: string): Lines {
+  const lines = ps.trim().split('\n').slice(1);
+  return new Map(lines.map((line) => [Number.parseInt(line, 10), line.trim().replace(/\s+/g, ' ')]));
+}
+
+function lineOf(process: Answers['processes'][number], users: ReadonlyMap<string | undefined, string | undefined>): string {
+  const command = process.args.length > 0 ? process.args.join(' ') : `[${process.comm}]`;
+  const line = `${process.pid} ${process.ppid} ${users.get(String(process.uid))} ${command}`;
+  return line.replace(/[^\x20-\x7e]/g, '?').replace(/ +/g, ' ').trim();
+}
+
+/** An engine that is not there is a failure of its part, said plainly. */
+function checkRefusal(t: Test, { engine, code, message }: Refusal): void {
+  t.fail(`engine ${engine} does not work in L1: ${code}: ${message}`);
+}
+
+function checkPaused(t: Test, { processes, changed, runState }: PausedLook): void {
+  t.ok(processes > 30, 'a paused guest answers');
+  t.equal(changed, 0, 'bytes of a paused guest changed');
+  t.equal(runState, 'paused', 'a paused guest stays so');
+}
+
+function checkRescue(t: Test, { stateHeld, stateAfter, milliseconds }: Rescue): void {
+  t.equal(stateHeld, 'paused');
+  t.equal(stateAfter, 'running', 'the watchdog lets the guest run');
+  t.comment(`the guest ran again ${milliseconds.toFixed(0)} ms after its penumbra was killed`);
+}
+
+function checkCommand(t: Test, { status, lines, errors, milliseconds }: CommandRun): void {
+  t.equal(status, 0, errors);
+  t.ok(lines > 30, `${lines} lines`);
+  t.comment(`penumbra ps, the whole command: ${milliseconds.toFixed(0)} ms`);
+}
