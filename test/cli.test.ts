@@ -56,7 +56,7 @@ t.test('failures: code, what happened, status 1', async (t) => {
   t.match(gone, { status: 1, stderr: /^penumbra: NO_GUEST: .*\/nonexistent\/socket.*\n$/ });
   t.match(await cli('ps', '--guest', 'no such guest'), { status: 1, stderr: /^penumbra: NO_GUEST: .*\n$/ });
   t.match(await cli('syscall', 'reboot'), { status: 1, stderr: /^penumbra: REFUSED: reboot: acts on the machine/ });
-  const hostile = await shell(`$penumbra ps --qmp "$(printf '/x\\033[2J\\377')"`);
+  const hostile = await shell(`$penumbra ps --qmp "$(printf '/x\\033[2J\\n')"`);
   t.match(hostile.stderr, /^penumbra: NO_GUEST: [\x20-\x7e]*\n$/);
 });
 
@@ -129,7 +129,11 @@ t.test('what the quick parser takes, it takes as yargs does', async (t) => {
       compared += 1;
       const full = await parseWithYargs([command, ...words]);
       if ('text' in full) throw new Error('yargs gives help');
-      for (const [name, value] of Object.entries(quick.args)) t.same(full.args[name] ?? [], value, `${words}: ${name}`);
+      for (const [name, value] of Object.entries(quick.args)) {
+        const other = full.args[name] ?? [];
+        if (JSON.stringify(other) !== JSON.stringify(value))
+          throw new Error(`${words}: ${name}: ${JSON.stringify(other)}`);
+      }
       t.equal(quick.command, full.command);
     }),
     { numRuns: 300 },
@@ -139,9 +143,7 @@ t.test('what the quick parser takes, it takes as yargs does', async (t) => {
 
 t.test('arguments that are not UTF-8 reach the command byte for byte', async (t) => {
   t.same(argumentBytes('a\udcff\udc80é👍'), Buffer.concat([Buffer.from([0x61, 0xff, 0x80]), Buffer.from('é👍')]));
-  const echoed = await shell(
-    `$penumbra syscall open "$(printf 'x\\377\\303\\251\\300')" --engine kvm --qmp /nonexistent`,
-  );
+  const echoed = await shell(`$penumbra syscall open "$(printf 'x\\377\\303\\251\\300')" --qmp /nonexistent`);
   t.match(echoed.stderr, /NO_GUEST/);
   const usage = await shell(`$penumbra ls a "$(printf '\\377\\033')"`);
   t.equal(usage.stderr, 'penumbra: Unknown argument: \\377\\033 (penumbra ls --help)\n');

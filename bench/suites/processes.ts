@@ -40,7 +40,7 @@ export async function measureCommands(lab: LabGuest, report: Report, rounds: num
         maxBuffer: 1 << 24,
       });
       const wall = performance.now() - begin;
-      return { wall, standstill: Number(/standstill ([\d.]+) ms/.exec(stderr)?.[1]) };
+      return { wall, standstill: Number(/([\d.]+) ms in all/.exec(stderr)?.[1]) };
     };
     const cold = await repeat(Math.max(10, rounds / 10), async (index) => once(join(cache, `cold-${index}`)));
     const warm = await repeat(rounds, async () => once(join(cache, 'cold-0')));

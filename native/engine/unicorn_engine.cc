@@ -20,8 +20,6 @@ constexpr uint64_t kCr4La57 = 1 << 12;
 constexpr uint64_t kCr4Mask = 0x003717ff & ~uint64_t{1 << 17};
 constexpr uint64_t kLocalApic = 0xfee00000;
 constexpr uint64_t kInterruptsEnabled = 0x202;
-// Unicorn's own end of emulation: an address that is never reached. (It translates anew whatever is there in each call.)
-constexpr uint64_t kNowhere = 0xfffffffffffff000;
 
 void Check(uc_err error, const char* what) {
   if (error != UC_ERR_OK) throw Error("ENGINE", std::string(what) + ": " + uc_strerror(error));
@@ -106,6 +104,9 @@ UnicornEngine::UnicornEngine(const PrivateRam& memory) : memory_(memory) {
   try {
     // A model with SMAP: kernels use STAC and CLAC when the guest's CPU has it.
     Check(uc_ctl_set_cpu_model(uc_, UC_CPU_X86_ICELAKE_SERVER), "cannot choose a CPU model");
+    // Emulation ends by a hook or by HLT only. An end address would be looked up after each call, and where nothing is
+    // mapped the CPU would remember that page fault and take the next exception for a double fault.
+    Check(uc_ctl_exits_enable(uc_), "cannot do without an end address");
     for (const MappedRegion& region : memory.table().regions()) {
       Check(uc_mem_map_ptr(uc_, region.gpa, region.size, UC_PROT_ALL, region.host), "cannot map RAM");
     }
@@ -180,7 +181,7 @@ Outcome UnicornEngine::Call(const CallRegisters& call, uint64_t return_address, 
   ended_ = false;
   interrupted_ = false;
   Check(uc_reg_write_batch(uc_, const_cast<int*>(kIds.data()), pointers, kIds.size()), "cannot set registers");
-  const uc_err error = uc_emu_start(uc_, call.function, kNowhere, 0, instruction_limit);
+  const uc_err error = uc_emu_start(uc_, call.function, 0, 0, instruction_limit);
   const uint64_t rip = ReadRegister(UC_X86_REG_RIP);
   if (!ended_) {
     if (error != UC_ERR_OK) {

@@ -91,8 +91,9 @@ export const lab: Command<LabArguments> = {
 };
 
 async function up(args: LabArguments, { output }: Context): Promise<number> {
+  const spec = specOf(args);
   if (!args.json) complain('booting ...');
-  const entry = await labUp(args.name ?? DEFAULT_NAME, specOf(args));
+  const entry = await labUp(args.name ?? DEFAULT_NAME, spec);
   if (args.json) await output.json(entry);
   else await output.write(`${entry.qmp}\n`);
   return ExitStatus.success;

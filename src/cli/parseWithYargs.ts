@@ -74,11 +74,11 @@ function addCommand(
   });
 }
 
-/** Marks what follows `--`, which itself has done its duty then. */
+/** Marks what follows `--`, which itself has done its duty then, and a hyphen alone, which yargs would lose. */
 function protect(args: readonly string[]): string[] {
   const end = args.indexOf('--');
-  if (end < 0) return [...args];
-  return [...args.slice(0, end), ...args.slice(end + 1).map((arg) => PROTECTION + arg)];
+  const before = (end < 0 ? args : args.slice(0, end)).map((arg) => (arg === '-' ? PROTECTION + arg : arg));
+  return end < 0 ? before : [...before, ...args.slice(end + 1).map((arg) => PROTECTION + arg)];
 }
 
 /** @throws UsageError for an option that has more than one value */

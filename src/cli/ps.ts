@@ -1,4 +1,4 @@
-import { type Accounts, readAccounts } from '../inspect/accounts.js';
+import type { Accounts } from '../inspect/accounts.js';
 import type { Process } from '../inspect/records.js';
 import { splitDevice } from '../shadow/structs/file.js';
 import { escapeBytes } from '../text.js';
@@ -55,7 +55,7 @@ export const ps = guestCommand<PsArguments, PsAnswer>({
   ],
   check: (args) => void columnNames(args),
   async ask(guest) {
-    return { processes: await guest.processes(), accounts: await readAccounts(guest) };
+    return guest.processesAndAccounts();
   },
   text({ processes, accounts }, args) {
     const columns = columnNames(args).map((name) => (COLUMNS[name] as (typeof COLUMNS)[string])(accounts));

@@ -14,9 +14,10 @@ export interface FlatSection {
 
 const MOST_SECTIONS = 100_000;
 // "  0000000000100000-000000000fffffff (prio 0, ram): pc.ram @0000000000100000", "nv-" before the kind of an NVDIMM,
-// the accelerator's name behind it in some modes: mtree_print_flatview in QEMU's softmmu/memory.c.
+// the accelerator's name behind it, once for each of its address spaces that has this view (KVM has one of its own for
+// system management mode): mtree_print_flatview in QEMU's softmmu/memory.c.
 const SECTION =
-  /^ {2}([0-9a-f]{16})-([0-9a-f]{16}) \(prio -?\d+, (?:nv-)?(ram|rom|ramd|romd|i\/o)\): (.*?)(?: @([0-9a-f]{16}))?(?: KVM)?$/;
+  /^ {2}([0-9a-f]{16})-([0-9a-f]{16}) \(prio -?\d+, (?:nv-)?(ram|rom|ramd|romd|i\/o)\): (.*?)(?: @([0-9a-f]{16}))?(?: KVM)*$/;
 
 /**
  * The sections of the address space "memory" in the output of HMP `info mtree -f`, ascending and without overlaps.

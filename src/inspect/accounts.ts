@@ -1,6 +1,8 @@
 import { PenumbraError } from '../errors.js';
 import { AT_FDCWD, O_NONBLOCK, O_RDONLY } from '../shadow/constants.js';
-import { bytesOf, type StepList } from '../shadow/stepList.js';
+import { CallError } from '../shadow/failure.js';
+import type { Shadow } from '../shadow/shadow.js';
+import { bytesOf, StepList } from '../shadow/stepList.js';
 import { Moment, type ShadowSource } from './moment.js';
 
 /** Names of users and groups, as the guest's own files give them. */
@@ -25,6 +27,20 @@ export async function readAccounts(source: ShadowSource): Promise<Accounts> {
     return await accountsInMoment(moment);
   } catch (error) {
     if (error instanceof PenumbraError) return noAccounts;
+    throw error;
+  }
+}
+
+/** The same within a shadow. What is not in the guest's memory has no names, and ends the shadow. */
+export async function accountsInShadow(shadow: Shadow): Promise<Accounts> {
+  const list = new StepList();
+  const readers = ['/etc/passwd', '/etc/group'].map((path) => readFileQuestion(path)(list));
+  try {
+    const results = await shadow.batch(list.steps, { mayBlock: true });
+    const [users, groups] = readers.map((read) => parse(read(results)));
+    return { users: users ?? new Map(), groups: groups ?? new Map() };
+  } catch (error) {
+    if (error instanceof CallError) return noAccounts;
     throw error;
   }
 }

@@ -1,9 +1,10 @@
 import { PenumbraError } from '../errors.js';
+import { type Accounts, accountsInShadow } from '../inspect/accounts.js';
 import {
   describeProcesses,
   guessFrom,
-  listProcesses,
   type ProcessGuess,
+  type ProcessSample,
   sampleProcesses,
 } from '../inspect/processes.js';
 import type { Process } from '../inspect/records.js';
@@ -175,11 +176,27 @@ export class Guest implements AsyncDisposable {
 
   /** All processes by pid. The first call of a session rehearses, so that the guest need not stand still for it as long. */
   async processes(): Promise<Process[]> {
-    if (this.#guess === undefined) await this.rehearse(async (shadow) => this.#foresee(await listProcesses(shadow)));
-    const sample = await this.use((shadow) => sampleProcesses(shadow, this.#guess ?? new Map()));
+    return (await this.#processesWith(async () => undefined)).processes;
+  }
+
+  /** The same with the names of users and groups, all of one stop. */
+  async processesAndAccounts(): Promise<{ processes: Process[]; accounts: Accounts }> {
+    const { processes, also } = await this.#processesWith(accountsInShadow);
+    return { processes, accounts: also };
+  }
+
+  async #processesWith<Also>(ask: (shadow: Shadow) => Promise<Also>): Promise<{ processes: Process[]; also: Also }> {
+    const job = async (shadow: Shadow): Promise<{ sample: ProcessSample; also: Also }> => {
+      const sample = await sampleProcesses(shadow, this.#guess ?? new Map());
+      return { sample, also: await ask(shadow) };
+    };
+    if (this.#guess === undefined) {
+      await this.rehearse(async (shadow) => this.#foresee(describeProcesses((await job(shadow)).sample)));
+    }
+    const { sample, also } = await this.use(job);
     const processes = describeProcesses(sample);
     this.#foresee(processes);
-    return processes;
+    return { processes, also };
   }
 
   #foresee(processes: readonly Process[]): void {
