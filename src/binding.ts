@@ -74,6 +74,14 @@ export interface NativeRecipe {
   codeVersion?: NativeLocation;
   /** 32-bit sequence counters; an odd one means that the guest was stopped while writing what they guard */
   sequences: NativeLocation[];
+  counter?: {
+    clock: NativeLocation;
+    last: NativeLocation;
+    counterClocks: bigint[];
+    pageClock?: bigint;
+    page?: NativeLocation;
+  };
+  xcr0?: bigint;
   code: Buffer;
   lockFunctions: { start: bigint; size: number }[];
   harmlessReaders: { start: bigint; size: number }[];
@@ -103,7 +111,8 @@ export interface NativeGuest {
   /** Stops, reads the registers and resumes, and nothing else: what the cost of a shadow is compared with. */
   measureStop(timeoutMs: number): Promise<{ stopNs: number; registersNs: number; resumeNs: number }>;
 
-  createShadow(recipe: NativeRecipe, scratchGpa: bigint): Promise<void>;
+  /** @param engine `device` is KVM's, of the engine kvm */
+  createShadow(recipe: NativeRecipe, scratchGpa: bigint, engine: { name: string; device: string }): Promise<void>;
   borrow(task: bigint, pid: number): Promise<void>;
   setOptions(options: { instructionLimit: number; timeLimitNs: number; keepPages: number }): Promise<void>;
   /** Stops the guest and loads the shadow. The guest stands still afterwards, on failure too, until `leave`. */
@@ -120,8 +129,18 @@ export interface NativeGuest {
   close(): Promise<void>;
 }
 
+/** What native/engine/calibrate.h measures: instructions per second in a virtual machine and on the host. */
+export interface NativeCalibration {
+  guestRate: number;
+  hostRate: number;
+  exitNs: number;
+}
+
 export interface Addon extends HypervisorAddon {
   setErrorClass(errorClass: typeof PenumbraError): void;
+  /** Six words per CPUID leaf: function, index, eax, ebx, ecx, edx. */
+  kvmCpuid(device: string): Uint32Array;
+  calibrateKvm(device: string): Promise<NativeCalibration>;
   Guest: new (regions: readonly RamRegion[]) => NativeGuest;
 }
 

@@ -1,6 +1,7 @@
 // Entry point of the addon.
 #include <napi.h>
 
+#include "binding/engine.h"
 #include "binding/environment.h"
 #include "binding/guest.h"
 #include "binding/hypervisor.h"
@@ -16,6 +17,7 @@ Napi::Value SetErrorClass(const Napi::CallbackInfo& info) {
 Napi::Object InitAddon(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(new penumbra::Environment());
   exports.Set("setErrorClass", Napi::Function::New(env, SetErrorClass, "setErrorClass"));
+  penumbra::InitEngine(env, exports);
   penumbra::InitGuest(env, exports);
   penumbra::InitHypervisor(env, exports);
   penumbra::InitProcess(env, exports);

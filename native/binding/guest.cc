@@ -278,8 +278,9 @@ class Guest final : public Napi::ObjectWrap<Guest> {
   Napi::Value CreateShadow(const Napi::CallbackInfo& info) {
     Recipe recipe = ReadRecipe(info[0].As<Napi::Object>());
     const uint64_t scratch = ReadWord(info[1], "scratch");
-    return Post(info, [recipe = std::move(recipe), scratch](GuestState& state) mutable -> GuestThread::Reply {
-      state.shadow = std::make_unique<Shadow>(*state.ram, std::move(recipe), scratch);
+    const EngineChoice engine = ReadEngineChoice(info[2].As<Napi::Object>());
+    return Post(info, [recipe = std::move(recipe), scratch, engine](GuestState& state) mutable -> GuestThread::Reply {
+      state.shadow = std::make_unique<Shadow>(*state.ram, std::move(recipe), scratch, engine);
       return nullptr;
     });
   }

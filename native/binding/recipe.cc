@@ -83,6 +83,20 @@ Recipe ReadRecipe(Napi::Object object) {
     recipe.signal = SignalRule{Word(signal, "flags"), Word(signal, "flagsSet"), Word(signal, "pending"),
                                Word(signal, "pendingSet"), Word(signal, "sleepStates")};
   }
+  if (Has(object, "counter")) {
+    const Napi::Object counter = object.Get("counter").As<Napi::Object>();
+    CounterRule rule;
+    rule.clock = ReadLocation(counter.Get("clock").As<Napi::Object>());
+    rule.last = ReadLocation(counter.Get("last").As<Napi::Object>());
+    rule.counter_clocks = ReadList<uint64_t>(counter, "counterClocks",
+                                             [](Napi::Value value) { return ReadWord(value, "counterClocks"); });
+    if (Has(counter, "page")) {
+      rule.page_clock = Word(counter, "pageClock");
+      rule.page = ReadLocation(counter.Get("page").As<Napi::Object>());
+    }
+    recipe.counter = rule;
+  }
+  if (Has(object, "xcr0")) recipe.xcr0 = Word(object, "xcr0");
   recipe.patches = ReadList<Patch>(object, "patches", [](Napi::Value value) {
     const Napi::Object item = value.As<Napi::Object>();
     Patch patch;
@@ -103,6 +117,10 @@ Recipe ReadRecipe(Napi::Object object) {
                     item.Get("name").ToString().Utf8Value()};
   });
   return recipe;
+}
+
+EngineChoice ReadEngineChoice(Napi::Object object) {
+  return {object.Get("name").ToString().Utf8Value(), object.Get("device").ToString().Utf8Value()};
 }
 
 }  // namespace penumbra

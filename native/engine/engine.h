@@ -3,7 +3,9 @@
 #ifndef PENUMBRA_NATIVE_ENGINE_ENGINE_H_
 #define PENUMBRA_NATIVE_ENGINE_ENGINE_H_
 
+#include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "memory/private_ram.h"
@@ -19,6 +21,9 @@ struct CpuContext {
   uint64_t gdt_base;
   uint32_t gdt_limit;
   uint64_t tss_base;
+  uint32_t cpu_number;          ///< what RDPID and RDTSCP say
+  uint64_t xcr0;                ///< 0 where the guest's processor has none
+  std::optional<uint64_t> tsc;  ///< time-stamp counter, where it is known
 };
 
 /// Registers at the first instruction of a function: System V AMD64 ABI, section 3.2.3. `stack` already holds the
@@ -36,7 +41,7 @@ enum class StopReason {
   kDevice,      ///< access to something that is not RAM; `address` is guest-physical or a port
   kHalted,      ///< HLT
   kWatchdog,    ///< Interrupt() was called or the instruction limit was reached
-  kFailed,      ///< the engine itself gave up; `value` is its own error number
+  kFailed,      ///< the engine itself gave up; `value` is its own error number, Load() makes it fit again
 };
 
 struct Outcome {
@@ -51,6 +56,13 @@ struct Outcome {
 struct CodePage {
   uint64_t address;  ///< guest-virtual
   uint64_t gpa;
+};
+
+/// An address at which execution does not simply go on.
+struct Trap {
+  uint64_t address;  ///< of the first instruction of a function
+  /// When set the function always returns this at once, which engines may do without asking the TrapHandler.
+  std::optional<uint64_t> returns;
 };
 
 /// Decides what happens when execution reaches a trap address.
@@ -72,8 +84,8 @@ class Engine {
 
   virtual const char* name() const = 0;
 
-  /// Sets the addresses at which the TrapHandler is asked. Once per engine, before the first Load().
-  virtual void SetTraps(const std::vector<uint64_t>& addresses, TrapHandler* handler) = 0;
+  /// Sets the traps. Once per engine, before the first Load().
+  virtual void SetTraps(const std::vector<Trap>& traps, TrapHandler* handler) = 0;
 
   /// Takes over a new world: forgets every cached address translation. Translated code stays.
   virtual void Load(const CpuContext& context) = 0;
@@ -83,6 +95,9 @@ class Engine {
 
   /// Pages of which code was translated and that no earlier call of this function has returned.
   virtual std::vector<CodePage> TakeNewCodePages() = 0;
+
+  /// Whether Call() keeps to its `instruction_limit`.
+  virtual bool CountsInstructions() const = 0;
 
   /// Runs until the function returns to `return_address`, where a HLT instruction stands. `instruction_limit` 0 means
   /// none.

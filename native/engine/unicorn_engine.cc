@@ -35,7 +35,7 @@ struct UnicornEngine::Hooks {
   static UnicornEngine* Self(void* data) { return static_cast<UnicornEngine*>(data); }
 
   static void OnTrap(uc_engine* uc, uint64_t, uint32_t, void* data) {
-    const Trap* trap = static_cast<Trap*>(data);
+    const HookedTrap* trap = static_cast<HookedTrap*>(data);
     UnicornEngine* self = trap->engine;
     uint64_t result = 0;
     const uint64_t argument = self->ReadRegister(UC_X86_REG_RDI);
@@ -137,13 +137,13 @@ UnicornEngine::~UnicornEngine() {
   uc_close(uc_);
 }
 
-void UnicornEngine::SetTraps(const std::vector<uint64_t>& addresses, TrapHandler* handler) {
+void UnicornEngine::SetTraps(const std::vector<Trap>& traps, TrapHandler* handler) {
   handler_ = handler;
-  for (size_t index = 0; index < addresses.size(); ++index) {
-    traps_.push_back(std::make_unique<Trap>(Trap{this, index}));
+  for (size_t index = 0; index < traps.size(); ++index) {
+    traps_.push_back(std::make_unique<HookedTrap>(HookedTrap{this, index}));
     uc_hook hook;
     Check(uc_hook_add(uc_, &hook, UC_HOOK_CODE, reinterpret_cast<void*>(&Hooks::OnTrap), traps_.back().get(),
-                      addresses[index], addresses[index]),
+                      traps[index].address, traps[index].address),
           "cannot add a trap");
   }
 }

@@ -20,16 +20,17 @@ class UnicornEngine final : public Engine {
   ~UnicornEngine() override;
 
   const char* name() const override { return "unicorn"; }
-  void SetTraps(const std::vector<uint64_t>& addresses, TrapHandler* handler) override;
+  void SetTraps(const std::vector<Trap>& traps, TrapHandler* handler) override;
   void Load(const CpuContext& context) override;
   void CodeChanged() override;
   std::vector<CodePage> TakeNewCodePages() override;
+  bool CountsInstructions() const override { return true; }
   Outcome Call(const CallRegisters& registers, uint64_t return_address, uint64_t instruction_limit) override;
   void Interrupt() override;
 
  private:
   struct Hooks;  // the C callbacks that Unicorn calls
-  struct Trap {
+  struct HookedTrap {
     UnicornEngine* engine;
     size_t index;
   };
@@ -43,7 +44,7 @@ class UnicornEngine final : public Engine {
   uc_struct* uc_ = nullptr;
   uc_context* pristine_ = nullptr;
   TrapHandler* handler_ = nullptr;
-  std::vector<std::unique_ptr<Trap>> traps_;
+  std::vector<std::unique_ptr<HookedTrap>> traps_;
   std::unordered_set<uint64_t> code_pages_;
   std::vector<CodePage> new_code_pages_;
   CpuContext context_{};

@@ -24,6 +24,8 @@ class PrivateRam {
 
   /// RAM and scratch, both writable.
   const RegionTable& table() const { return table_; }
+  /// The guest's own RAM, as it is now.
+  const RegionTable& live() const { return ram_.table(); }
   uint64_t scratch_gpa() const { return scratch_gpa_; }
   uint8_t* scratch() const { return scratch_.data(); }
 

@@ -4,6 +4,8 @@
 #include <cstring>
 
 #include "error.h"
+#include "shadow/guest_counter.h"
+#include "shadow/kernel_reader.h"
 
 namespace penumbra {
 
@@ -15,44 +17,6 @@ constexpr uint64_t kCr4La57 = 1 << 12;
 constexpr uint64_t kStackGap = 512;
 // struct pt_regs (21 words), the return address and alignment.
 constexpr uint64_t kFrameSize = 192;
-
-// Reads kernel memory of one stopped instant; every failure names what was being read.
-class KernelReader {
- public:
-  KernelReader(const PrivateRam& memory, const AddressSpace& space) : memory_(memory), space_(space) {}
-
-  template <typename T>
-  T Read(uint64_t address, const char* what) const {
-    T value;
-    if (ReadVirtual(memory_.table(), space_, address, &value, sizeof value) != sizeof value) {
-      throw Error("CORRUPT", std::string(what) + " is not mapped", address);
-    }
-    return value;
-  }
-
-  template <typename T>
-  bool TryRead(uint64_t address, T* value) const {
-    return ReadVirtual(memory_.table(), space_, address, value, sizeof *value) == sizeof *value;
-  }
-
-  void Write(uint64_t address, const void* bytes, uint64_t length) const {
-    if (WriteVirtual(memory_.table(), space_, address, bytes, length) != length) {
-      throw Error("CORRUPT", "a member to be patched is not mapped", address);
-    }
-  }
-
-  uint64_t Resolve(const Location& where, uint64_t per_cpu_base, uint64_t task) const {
-    uint64_t address = where.offset;
-    if (where.base == Location::Base::kPerCpu) address += per_cpu_base;
-    if (where.base == Location::Base::kTask) address += task;
-    if (where.indirect) address = Read<uint64_t>(address, "a pointer on the way to a patch") + where.indirect_offset;
-    return address;
-  }
-
- private:
-  const PrivateRam& memory_;
-  AddressSpace space_;
-};
 
 // What one vCPU was doing.
 struct VcpuView {
@@ -204,6 +168,9 @@ Context BuildContext(const Recipe& recipe, const std::vector<VcpuState>& vcpus, 
   context.cpu.gdt_base = context.per_cpu_base + recipe.gdt_per_cpu;
   context.cpu.gdt_limit = 0x7f;
   context.cpu.tss_base = context.per_cpu_base + recipe.tss_per_cpu;
+  context.cpu.cpu_number = context.cpu_number;
+  context.cpu.xcr0 = recipe.xcr0;
+  if (recipe.counter) context.cpu.tsc = ReadCounter(*recipe.counter, kernel, context.per_cpu_base);
 
   for (const Patch& patch : recipe.patches) Apply(patch, kernel, recipe, context);
   for (const Sample& sample : recipe.samples) {

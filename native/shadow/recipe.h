@@ -77,6 +77,16 @@ struct SignalRule {
   uint64_t sleep_states = 0;  ///< a sleep whose state has one of these bits ends with a signal
 };
 
+/// From where the guest's time-stamp counter is told. What its clocksource said last is the counter itself, or through
+/// a page of parameters (struct pvclock_vcpu_time_info, arch/x86/include/asm/pvclock-abi.h) the nanoseconds of a host.
+struct CounterRule {
+  Location clock;                        ///< pointer to the clocksource in use
+  Location last;                         ///< its last reading
+  std::vector<uint64_t> counter_clocks;  ///< clocksources that read the counter
+  uint64_t page_clock = 0;               ///< the one that goes by the page; 0 for none
+  Location page;                         ///< pointer to the page
+};
+
 struct Recipe {
   int levels = 4;
   uint64_t kernel_root = 0;  ///< guest-physical page-table root that maps the kernel
@@ -104,6 +114,8 @@ struct Recipe {
   /// 32-bit sequence counters; an odd one means that the guest was stopped while writing what they guard.
   std::vector<Location> sequences;
   std::optional<SignalRule> signal;
+  std::optional<CounterRule> counter;
+  uint64_t xcr0 = 0;  ///< what the kernel has written there; 0 where the processor has none
   /// Functions that take locks on behalf of their callers, and callers that read under a lock nothing but what is whole
   /// at every instant: these may pass a lock that is held.
   std::vector<CodeRange> lock_functions;

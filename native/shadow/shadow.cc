@@ -5,7 +5,6 @@
 #include <cstring>
 #include <string>
 
-#include "engine/unicorn_engine.h"
 #include "error.h"
 
 namespace penumbra {
@@ -16,6 +15,7 @@ namespace {
 enum PtRegs { kR10 = 7, kR9 = 8, kR8 = 9, kAx = 10, kCx = 11, kDx = 12, kSi = 13, kDi = 14, kOrigAx = 15, kIp = 16,
               kCs = 17, kFlags = 18, kSp = 19, kSs = 20, kPtRegsWords = 21 };
 constexpr uint64_t kFrameBytes = kPtRegsWords * 8;
+constexpr uint64_t kForgetEvery = 16;
 constexpr size_t kMostCallers = 24;
 constexpr uint64_t kSpinShare = 8;
 constexpr size_t kMostLockCallers = 4;
@@ -51,17 +51,20 @@ struct Shadow::Placement {
   std::vector<Buffer> outs;
 };
 
-Shadow::Shadow(const GuestRam& ram, Recipe recipe, uint64_t scratch_gpa)
+Shadow::Shadow(const GuestRam& ram, Recipe recipe, uint64_t scratch_gpa, const EngineChoice& engine)
     : ram_(ram),
       recipe_(std::move(recipe)),
       memory_(ram, scratch_gpa, Scratch::kSize),
       scratch_(memory_),
-      engine_(std::make_unique<UnicornEngine>(memory_)),
+      engine_(MakeEngine(engine, memory_)),
       timer_(std::make_unique<CallTimer>(engine_.get())),
       code_watch_(ram_, recipe_) {
-  std::vector<uint64_t> addresses;
-  for (const TrapRule& trap : recipe_.traps) addresses.push_back(trap.address);
-  engine_->SetTraps(addresses, this);
+  std::vector<Trap> traps;
+  for (const TrapRule& rule : recipe_.traps) {
+    const bool skipped = rule.kind == TrapRule::Kind::kSkip;
+    traps.push_back({rule.address, skipped ? std::optional(rule.value) : std::nullopt});
+  }
+  engine_->SetTraps(traps, this);
   if (recipe_.code.size() > Scratch::kReturnOffset - Scratch::kCodeOffset) {
     throw Error("BAD_ARGUMENT", "scratch code is too long");
   }
@@ -79,6 +82,13 @@ void Shadow::Borrow(uint64_t task, uint32_t pid) {
 void Shadow::Refresh() {
   memory_.Refresh();
   if (code_watch_.Changed()) engine_->CodeChanged();
+}
+
+void Shadow::Collect() {
+  // Now and then all are given back: those that are still needed return with the next calls, the others would be
+  // refreshed for nothing for ever.
+  const bool forget = ++collections_ % kForgetEvery == 0;
+  memory_.CollectPrivatePages(forget ? 0 : options_.keep_pages);
 }
 
 const Context& Shadow::Load(const std::vector<VcpuState>& vcpus) {

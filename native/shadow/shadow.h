@@ -7,6 +7,7 @@
 #include <optional>
 #include <vector>
 
+#include "engine/choose.h"
 #include "engine/engine.h"
 #include "hypervisor/registers.h"
 #include "memory/guest_ram.h"
@@ -30,8 +31,9 @@ struct ShadowOptions {
 /// between Refresh and the last Run the guest must stand still.
 class Shadow final : public TrapHandler {
  public:
-  /// `ram` must outlive the shadow; `scratch_gpa` lies above all RAM. Throws Error ENGINE, BAD_ARGUMENT.
-  Shadow(const GuestRam& ram, Recipe recipe, uint64_t scratch_gpa);
+  /// `ram` must outlive the shadow; `scratch_gpa` lies above all RAM. Throws Error BAD_ARGUMENT, and what MakeEngine
+  /// throws.
+  Shadow(const GuestRam& ram, Recipe recipe, uint64_t scratch_gpa, const EngineChoice& engine);
   ~Shadow() override;
 
   void set_options(const ShadowOptions& options) { options_ = options; }
@@ -56,7 +58,7 @@ class Shadow final : public TrapHandler {
   void NoteCode() { code_watch_.Add(engine_->TakeNewCodePages()); }
 
   /// Finds the pages that became private; slow, meant for when the guest runs again.
-  void Collect() { memory_.CollectPrivatePages(options_.keep_pages); }
+  void Collect();
 
   /// Gives all private pages back.
   void Drop() { memory_.DropAll(); }
@@ -94,6 +96,7 @@ class Shadow final : public TrapHandler {
   std::optional<Context> context_;
   uint64_t* frame_ = nullptr;  ///< host address of the calls' pt_regs
   uint64_t calls_ = 0;
+  uint64_t collections_ = 0;
   bool slept_ = false;            ///< the call in progress would have slept and was given a signal instead
   uint64_t state_before_ = 0;     ///< the borrowed task's state, to be restored after that
 };

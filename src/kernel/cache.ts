@@ -1,7 +1,7 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs';
-import { homedir } from 'node:os';
-import { dirname, isAbsolute, join } from 'node:path';
+import { dirname, join } from 'node:path';
+import { cacheDirectory } from '../cacheDirectory.js';
 import { type Description, keyOf } from './description.js';
 import { parseDescription } from './descriptionSchema.js';
 
@@ -20,7 +20,7 @@ const ABANDONED = 3_600_000;
  * a guest whose own bytes have the key, which the caller computes.
  */
 export class DescriptionCache {
-  constructor(readonly directory: string | undefined = defaultDirectory()) {}
+  constructor(readonly directory: string | undefined = cacheDirectory('kernels')) {}
 
   /** Readable descriptions, last used first. Damaged files are passed over. */
   *descriptions(): Generator<Description> {
@@ -123,15 +123,4 @@ function parseFile(bytes: Buffer): Description | undefined {
   const payload = bytes.subarray(line);
   if (bytes.toString('latin1', 0, line) !== header(payload)) return undefined;
   return parseDescription(JSON.parse(payload.toString()));
-}
-
-/** XDG Base Directory Specification: a relative $XDG_CACHE_HOME is ignored. */
-function defaultDirectory(): string | undefined {
-  const configured = process.env['XDG_CACHE_HOME'];
-  if (configured !== undefined && isAbsolute(configured)) return join(configured, 'penumbra', 'kernels');
-  try {
-    return join(homedir(), '.cache', 'penumbra', 'kernels');
-  } catch {
-    return undefined;
-  }
 }

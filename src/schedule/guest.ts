@@ -16,15 +16,19 @@ import type { Borrowed } from '../shadow/recipe.js';
 import { type SessionCounts, ShadowSession } from '../shadow/session.js';
 import type { Shadow } from '../shadow/shadow.js';
 import { LiveTarget } from '../target/live.js';
+import { chooseEngine, type EngineChoice, type EngineName, withEngine } from './engine.js';
 
-export type EngineName = 'auto' | 'kvm' | 'unicorn' | 'qemu';
+export type { EngineName };
 
 export interface AttachOptions {
   /** path of the guest's QMP socket */
   qmp?: string;
   /** name (QEMU's -name) or pid of the guest; without `qmp` and `guest` the only one of this host is taken */
   guest?: string;
+  /** `auto`, the default, takes KVM where there is hardware behind it, and Unicorn elsewhere */
   engine?: EngineName;
+  /** path of KVM's device; /dev/kvm unless given */
+  kvmDevice?: string;
   /** pid, in the guest, of the process whose credentials, root and namespaces calls have; 1 unless given */
   as?: number;
   /** milliseconds that one call may take; 1000 unless given */
@@ -50,12 +54,16 @@ export interface GuestInfo {
   steps: readonly Step[];
 }
 
+/** More than a shadow's own memory takes above the guest's, in bytes. */
+const scratchRoom = 1n << 30n;
+
 /**
  * One guest, attached. Everything that needs the guest to stand still is done in turn, and the guest runs in between.
  */
 export class Guest implements AsyncDisposable {
   readonly #target: LiveTarget;
   readonly #session: ShadowSession;
+  readonly #engine: EngineChoice;
   readonly #steps: readonly Step[];
   readonly #borrowed: Borrowed & { comm: Buffer };
   /** the processes there were the last time */
@@ -66,12 +74,14 @@ export class Guest implements AsyncDisposable {
     target: LiveTarget,
     kernel: Kernel,
     session: ShadowSession,
+    engine: EngineChoice,
     borrowed: Borrowed & { comm: Buffer },
     steps: readonly Step[],
   ) {
     this.#target = target;
     this.kernel = kernel;
     this.#session = session;
+    this.#engine = engine;
     this.#borrowed = borrowed;
     this.#steps = steps;
   }
@@ -79,12 +89,12 @@ export class Guest implements AsyncDisposable {
   /**
    * Finds, locks and recognises a guest and makes its shadow ready. On failure the guest is left as it was found.
    *
-   * @throws PenumbraError see LiveTarget.open, recogniseKernel; NO_TASK when `as` names no process; UNSUPPORTED for an
-   *   engine that is not there
+   * @throws PenumbraError see LiveTarget.open, recogniseKernel; NO_TASK when `as` names no process; UNSUPPORTED and
+   *   PERMISSION for a certain engine that cannot be had
    */
   static async attach(options: AttachOptions = {}): Promise<Guest> {
     const steps: Step[] = [];
-    requireEngine(options.engine ?? 'auto');
+    const wanted = options.engine ?? 'auto';
     options.signal?.throwIfAborted();
     const choice = { ...(options.qmp && { qmp: options.qmp }), ...(options.guest && { guest: options.guest }) };
     const target = await timed(steps, 'attach', () => LiveTarget.open(choice));
@@ -94,11 +104,20 @@ export class Guest implements AsyncDisposable {
       );
       const borrowed = await timed(steps, 'task', async () => findBorrowed(kernel, options.as ?? 1));
       const bases = possibleCpus(kernel).map((cpu) => perCpuBase(kernel, cpu));
-      const session = await timed(steps, 'engine', () =>
-        ShadowSession.open(target.native, kernel, bases, borrowed, target.scratchGpa, options),
+      const needs = {
+        kernel,
+        vcpus: target.vcpus,
+        topOfMemory: target.scratchGpa + scratchRoom,
+        instructionLimit: options.instructionLimit ?? 0,
+      };
+      const chosen = await timed(steps, 'choose engine', () => chooseEngine(wanted, needs, options.kvmDevice));
+      const { engine, result: session } = await timed(steps, 'engine', () =>
+        withEngine(wanted, chosen, (engine) =>
+          ShadowSession.open(target.native, kernel, bases, borrowed, target.scratchGpa, engine, options),
+        ),
       );
       kernel.remember();
-      return new Guest(target, kernel, session, borrowed, steps);
+      return new Guest(target, kernel, session, engine, borrowed, steps);
     } catch (error) {
       await target.close();
       throw error;
@@ -135,8 +154,8 @@ export class Guest implements AsyncDisposable {
       vcpus: this.#target.vcpus.length,
       onlineCpus: onlineCpus(kernel).length,
       ram: this.#target.layout.map(({ gpa, size, kind, name }) => ({ gpa, size, kind, name })),
-      engine: (await this.#session.statistics()).engine,
-      engineReason: 'the engine that works on every host',
+      engine: this.#engine.name,
+      engineReason: this.#engine.reason,
       borrowed: { pid: this.#borrowed.pid, comm: this.#borrowed.comm },
       steps: [...this.#steps, ...kernel.steps.map(({ name, milliseconds }) => ({ name: `kernel: ${name}`, milliseconds }))],
     };
@@ -211,11 +230,6 @@ export class Guest implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
   }
-}
-
-function requireEngine(engine: EngineName): void {
-  if (engine === 'auto' || engine === 'unicorn') return;
-  throw new PenumbraError('UNSUPPORTED', `engine ${engine} is not there yet (take unicorn)`);
 }
 
 function findBorrowed(kernel: Kernel, pid: number): Borrowed & { comm: Buffer } {

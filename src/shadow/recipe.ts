@@ -48,6 +48,8 @@ export function contextRecipe(kernel: Kernel, perCpuBases: bigint[], borrowed: B
   const onCpu = kernel.offsetof('task_struct.on_cpu');
   const version = codeVersion(kernel);
   const signal = signalRule(kernel);
+  const counter = counterRule(kernel);
+  const xcr0 = extendedFeatures(kernel);
   const mm = kernel.requireOffset('task_struct.mm');
   return {
     levels: kernel.levels,
@@ -76,6 +78,8 @@ export function contextRecipe(kernel: Kernel, perCpuBases: bigint[], borrowed: B
     textEnd: kernel.requireSymbol('_etext'),
     ...(version === undefined ? {} : { codeVersion: version }),
     sequences: sequences(kernel),
+    ...(counter === undefined ? {} : { counter }),
+    ...(xcr0 === undefined ? {} : { xcr0 }),
     lockFunctions: codeRanges(kernel, lockFunctions),
     harmlessReaders: codeRanges(kernel, harmlessReaders),
     ...(signal === undefined ? {} : { signal }),
@@ -238,6 +242,38 @@ function clockSamples(kernel: Kernel): NativeRecipe['samples'] {
   return [{ from, width: 8, codeOffset: stubs.clock.data }];
 }
 
+/** How to tell the time-stamp counter of a stopped guest: from what its clocksource read last. */
+function counterRule(kernel: Kernel): NativeRecipe['counter'] {
+  const core = kernel.symbol('tk_core');
+  const clock = kernel.offsetof('timekeeper.tkr_mono.clock');
+  const last = kernel.offsetof('timekeeper.tkr_mono.cycle_last');
+  if (core === undefined || clock === undefined || last === undefined) return undefined;
+  const inKeeper = (member: number): NativeLocation => absolute(core + timekeeperOffset + BigInt(member));
+  const pageClock = kernel.symbol('kvm_clock');
+  const page = kernel.symbol('hv_clock_per_cpu');
+  return {
+    clock: inKeeper(clock),
+    last: inKeeper(last),
+    counterClocks: ['clocksource_tsc', 'clocksource_tsc_early']
+      .map((name) => kernel.symbol(name))
+      .filter((address) => address !== undefined),
+    ...(pageClock === undefined || page === undefined ? {} : { pageClock, page: perCpu(page) }),
+  };
+}
+
+// arch/x86/include/asm/fpu/types.h: the features that XCR0 switches on; the others are IA32_XSS's.
+const extendedUserFeatures = 0x602ffn;
+
+/** XCR0 as the kernel has written it (arch/x86/kernel/fpu/xstate.c). */
+function extendedFeatures(kernel: Kernel): bigint | undefined {
+  const config = kernel.symbol('fpu_user_cfg'); // 5.16
+  const features = kernel.offsetof('fpu_state_config.max_features');
+  const address =
+    config !== undefined && features !== undefined ? config + BigInt(features) : kernel.symbol('xfeatures_mask_all');
+  if (address === undefined) return undefined;
+  return kernel.virtual.read(address, 8).readBigUInt64LE() & extendedUserFeatures;
+}
+
 function traps(kernel: Kernel): NativeRecipe['traps'] {
   const list: NativeRecipe['traps'] = [];
   const add = (kind: number, names: readonly string[], value = 0): void => {
@@ -260,7 +296,7 @@ function traps(kernel: Kernel): NativeRecipe['traps'] {
   ]);
   add(TrapKind.signal, signalDelivery);
   add(TrapKind.readLock, ['rwsem_down_read_slowpath']);
-  add(TrapKind.bug, ['panic', 'oops_enter', 'make_task_dead', 'do_exit']);
+  add(TrapKind.bug, ['panic', 'oops_enter', 'report_bug', 'make_task_dead', 'do_exit']);
   // No other CPU runs in a shadow: nothing to flush or to call there, no grace period to wait for, nobody to wake up.
   add(TrapKind.skip, [
     'smp_call_function_many_cond',

@@ -17,6 +17,13 @@ export interface SessionOptions {
   signal?: AbortSignal;
 }
 
+/** What executes the calls. */
+export interface SessionEngine {
+  name: 'kvm' | 'unicorn';
+  /** path of KVM's device, for the engine kvm */
+  device: string;
+}
+
 /** Counts since the session began. A stop is retried when its moment turns out to be unusable. */
 export interface SessionCounts {
   stops: number;
@@ -65,7 +72,7 @@ export class ShadowSession {
 
   /**
    * @param scratchGpa guest-physical address above all RAM
-   * @throws PenumbraError NO_SYMBOL, NO_MEMBER, NO_BTF, ENGINE
+   * @throws PenumbraError NO_SYMBOL, NO_MEMBER, NO_BTF, ENGINE; UNSUPPORTED and PERMISSION for an engine that cannot be had
    */
   static async open(
     native: NativeGuest,
@@ -73,10 +80,11 @@ export class ShadowSession {
     perCpuBases: bigint[],
     borrowed: Borrowed,
     scratchGpa: bigint,
+    engine: SessionEngine,
     options: SessionOptions = {},
   ): Promise<ShadowSession> {
     const session = new ShadowSession(native, kernel);
-    await native.createShadow(contextRecipe(kernel, perCpuBases, borrowed), scratchGpa);
+    await native.createShadow(contextRecipe(kernel, perCpuBases, borrowed), scratchGpa, engine);
     await session.configure(options);
     return session;
   }

@@ -1,8 +1,9 @@
 /**
- * Runs in L1: boots a guest of the second level under KVM, looks into it with penumbra, and reports in lines of JSON
- * what the guest says of itself and what penumbra says. The comparison is left to the test, outside.
+ * Runs in L1: boots guests of the second level under KVM, one after the other, looks into each with penumbra, and
+ * reports in lines of JSON what the guest says of itself and what penumbra says. The comparison is left to the test,
+ * outside. All is done in one process, because here it takes seconds until a program is loaded and warm.
  *
- *     node dist/test/lab/nested/look.js '{"spec":{"kernel":"6.1"},"engines":["unicorn"],"thorough":false}'
+ *     node dist/test/lab/nested/look.js '[{"spec":{"kernel":"6.1"},"engines":["unicorn"],"thorough":false}]'
  */
 import { execFile, spawn } from 'node:child_process';
 import { readdir, readFile, readlink } from 'node:fs/promises';
@@ -14,7 +15,18 @@ import { readWholeFile } from '../../../src/inspect/readFile.js';
 import { uname } from '../../../src/inspect/uname.js';
 import { LabGuest } from '../../../src/lab/index.js';
 import { TruthMonitor } from '../truthMonitor.js';
-import type { Answers, CommandRun, Look, LookEvent, LookRequest, PausedLook, Refusal, Rescue, Truth } from './report.js';
+import type {
+  Answers,
+  CommandRun,
+  Look,
+  LookEvent,
+  LookLine,
+  LookRequest,
+  PausedLook,
+  Refusal,
+  Rescue,
+  Truth,
+} from './report.js';
 
 /** Everything takes longer here: an emulator in an emulated machine. */
 const CALL_TIMEOUT_MS = 60_000;
@@ -33,7 +45,23 @@ const QUESTIONS: Record<keyof Truth, string> = {
   uptime: 'cat /proc/uptime',
 };
 
-async function main({ spec, engines, thorough }: LookRequest): Promise<void> {
+type Report = (event: LookEvent) => void;
+
+async function main(requests: readonly LookRequest[]): Promise<void> {
+  for (const [request, wanted] of requests.entries()) {
+    const report: Report = (event) => {
+      const line: LookLine = { request, at: performance.now(), event };
+      process.stdout.write(`${JSON.stringify(line)}\n`);
+    };
+    try {
+      await lookAt(wanted, report);
+    } catch (error) {
+      report({ kind: 'failure', message: error instanceof Error ? (error.stack ?? error.message) : String(error) });
+    }
+  }
+}
+
+async function lookAt({ spec, engines, thorough }: LookRequest, report: Report): Promise<void> {
   await using lab = await LabGuest.start({ accelerator: 'kvm', cpu: 'max', memoryMiB: 128, ...spec });
   const clocksource = await textOf(lab, 'cat /sys/devices/system/clocksource/clocksource0/current_clocksource');
   report({ kind: 'guest', release: lab.release, bootMs: lab.bootMs ?? 0, clocksource });
@@ -47,10 +75,6 @@ async function main({ spec, engines, thorough }: LookRequest): Promise<void> {
     monitor.close();
   }
   report(await runCommand(lab));
-}
-
-function report(event: LookEvent): void {
-  process.stdout.write(`${JSON.stringify(event)}\n`);
 }
 
 async function look(lab: LabGuest, engine: EngineName): Promise<Look | Refusal> {
@@ -109,6 +133,7 @@ async function askEverything(guest: Guest): Promise<Answers> {
       })
       .join(''),
     uptime: (await readWholeFile(guest, '/proc/uptime')).toString('latin1'),
+    engine: info.engine,
     pti: info.kernel.pti,
     vcpus: info.vcpus,
     slide: info.kernel.slide.toString(16),
@@ -190,4 +215,4 @@ function runCommand(lab: LabGuest): Promise<CommandRun> {
   });
 }
 
-await main(JSON.parse(process.argv[2] ?? '{}') as LookRequest);
+await main(JSON.parse(process.argv[2] ?? '[]') as LookRequest[]);

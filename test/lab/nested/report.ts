@@ -9,8 +9,15 @@ export interface LookRequest {
   thorough: boolean;
 }
 
-/** What look.ts reports, a line of JSON each, in this order. */
-export type LookEvent = GuestUp | Look | Refusal | PausedLook | Rescue | CommandRun;
+/** What look.ts reports of one guest, in this order. */
+export type LookEvent = GuestUp | Look | Refusal | PausedLook | Rescue | CommandRun | Failure;
+
+/** A line of look.ts: `request` counts from 0, `at` is in ms since it began. */
+export interface LookLine {
+  request: number;
+  at: number;
+  event: LookEvent;
+}
 
 export interface GuestUp {
   kind: 'guest';
@@ -36,6 +43,8 @@ export interface Answers {
   uname: string[];
   tree: string;
   uptime: string;
+  /** the engine that ran the calls */
+  engine: string;
   pti: boolean;
   vcpus: number;
   slide: string;
@@ -57,6 +66,12 @@ export interface Refusal {
   kind: 'refusal';
   engine: EngineName;
   code: string;
+  message: string;
+}
+
+/** The guest could not be looked at any further. */
+export interface Failure {
+  kind: 'failure';
   message: string;
 }
 

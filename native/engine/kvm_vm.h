@@ -1,0 +1,61 @@
+// One KVM virtual machine with one virtual CPU over memory that somebody else owns: the ioctls, and nothing of what
+// they are used for. No interrupt controller: nothing ever interrupts the code that runs in it.
+#ifndef PENUMBRA_NATIVE_ENGINE_KVM_VM_H_
+#define PENUMBRA_NATIVE_ENGINE_KVM_VM_H_
+
+#include <linux/kvm.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "engine/kvm_device.h"
+#include "memory/region_table.h"
+
+namespace penumbra {
+
+class KvmVm {
+ public:
+  /// `regions` must outlive the machine; what is mapped at their addresses may change, KVM follows. Throws Error ENGINE.
+  KvmVm(const KvmDevice& device, const std::vector<MappedRegion>& regions);
+  ~KvmVm();
+  KvmVm(const KvmVm&) = delete;
+  KvmVm& operator=(const KvmVm&) = delete;
+
+  /// Runs the virtual CPU until it needs something. Returns 0, or errno: EINTR after a signal or with SetImmediateExit.
+  int Run();
+
+  /// Why the last Run() returned; the structure that the kernel shares.
+  kvm_run& run() { return *run_; }
+
+  /// The general registers as of the last Run(). Changes count after RegistersChanged().
+  kvm_regs& registers() { return run_->s.regs.regs; }
+  void RegistersChanged() { run_->kvm_dirty_regs |= KVM_SYNC_X86_REGS; }
+
+  /// While set, Run() completes what the last one left to do and returns EINTR. Any thread may call it.
+  void SetImmediateExit(bool value) { __atomic_store_n(&run_->immediate_exit, value ? 1 : 0, __ATOMIC_SEQ_CST); }
+
+  /// All of these throw Error ENGINE when KVM refuses.
+  kvm_sregs GetSystemRegisters() const;
+  void SetSystemRegisters(const kvm_sregs& registers);
+  /// Forgets exceptions that were about to be delivered when a run was given up.
+  void ClearEvents();
+  void SetSingleStep(bool on);
+
+  /// False when this KVM has no such register or does not take the value.
+  bool SetMsr(uint32_t index, uint64_t value);
+  bool SetXcr0(uint64_t value);
+
+ private:
+  void AddMemory(const std::vector<MappedRegion>& regions);
+  void SetCpuid(const KvmDevice& device);
+
+  KvmDescriptor vm_;
+  KvmDescriptor vcpu_;
+  size_t run_size_;
+  kvm_run* run_ = nullptr;
+};
+
+}  // namespace penumbra
+
+#endif  // PENUMBRA_NATIVE_ENGINE_KVM_VM_H_

@@ -1,0 +1,310 @@
+/** Shadows of real guests: against what the guest's own /proc says, against a raw walk at the same stop, without a trace. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import t, { type Test } from 'tap';
+import { attach, type Guest } from '../../src/index.js';
+import { findFiles } from '../../src/inspect/findFiles.js';
+import { listDirectory } from '../../src/inspect/listDirectory.js';
+import { describeProcesses, guessFrom, type ProcessGuess, sampleProcesses } from '../../src/inspect/processes.js';
+import { readWholeFile } from '../../src/inspect/readFile.js';
+import type { Process } from '../../src/inspect/records.js';
+import { uname } from '../../src/inspect/uname.js';
+import type { Kernel } from '../../src/kernel/kernel.js';
+import { type Task, Tasks } from '../../src/kernel/tasks.js';
+import type { LabSpec } from '../../src/lab/index.js';
+import { compareMetadata } from '../../src/shadow/compareMetadata.js';
+import { AT_FDCWD } from '../../src/shadow/constants.js';
+import { syscallTable } from '../../src/shadow/syscallTable.js';
+import { labGuest, type TestGuest } from '../lab/driver.js';
+import { processesBySelf, type SelfView } from '../lab/selfView.js';
+import { syscallMetadata } from '../lab/syscallMetadata.js';
+
+const LONG = process.env['PENUMBRA_LONG'] !== undefined;
+t.setTimeout(LONG ? 3_600_000 : 600_000);
+
+/** Under an older QEMU two processors and this kernel end in a panic of the guest's own. */
+const newest: Partial<LabSpec> = { kernel: '6.12', vcpus: 2, emulator: 'qemu10', memoryMiB: 512 };
+
+const GUESTS: Partial<LabSpec>[] = [
+  { kernel: '6.1', load: 'idle', pti: true },
+  { kernel: '5.10', load: 'busy', cpu: 'max', pti: true },
+  { ...newest, load: 'busy', cpu: 'max', pti: false },
+];
+const MORE_GUESTS: Partial<LabSpec>[] = [
+  { kernel: '5.10', load: 'idle', pti: false, ram: 'file' },
+  { kernel: '6.1', load: 'busy', cpu: 'max', vcpus: 2 },
+  { ...newest, load: 'idle' },
+];
+const FORKING: Partial<LabSpec>[] = [{ kernel: '6.1', load: 'forks' }];
+const MORE_FORKING: Partial<LabSpec>[] = [
+  { kernel: '5.10', load: 'forks', vcpus: 2 },
+  { ...newest, load: 'forks', cpu: 'max' },
+];
+
+const STOPS = LONG ? 300 : 60;
+/** Of the stops: in kernel code, and not in its idle loop. */
+const KERNEL_SHARE = 50 / 300;
+const RETRY_SHARE = 0.05;
+/** A few retries more or less say nothing about the rate when there are few stops. */
+const RETRIES_BY_CHANCE = LONG ? 0 : 3;
+
+/** pprev of pid_links[PIDTYPE_TGID], an hlist_node (include/linux/pid.h) */
+const TGID_LINK = 16n + 8n;
+/** what hlist_del_rcu() leaves there (include/linux/poison.h, CONFIG_ILLEGAL_POINTER_VALUE of x86-64) */
+const LIST_POISON2 = 0xdead000000000122n;
+
+const title = (spec: Partial<LabSpec>): string => Object.values(spec).join(' ');
+
+for (const spec of LONG ? [...GUESTS, ...MORE_GUESTS] : GUESTS) {
+  t.test(`what the guest says itself: ${title(spec)}`, async (t) => {
+    await using lab = await labGuest(t, spec);
+    await using guest = await attach({ qmp: lab.socket });
+    await t.test('processes', (t) => compareProcesses(t, lab, guest));
+    await t.test('clocks and names', (t) => compareMoments(t, lab, guest));
+    await t.test('system calls by the guest\'s own metadata', (t) => compareSyscalls(t, guest));
+    await t.test('a paused guest', (t) => leaveNoTrace(t, lab, guest));
+    t.comment(`${guest.counts.stops} stops, ${guest.counts.retries} in vain: ${JSON.stringify(guest.counts.retriesByCode)}`);
+  });
+}
+
+for (const spec of LONG ? [...FORKING, ...MORE_FORKING] : FORKING) {
+  t.test(`every stop against a raw walk: ${title(spec)}`, (t) => compareStops(t, spec));
+}
+
+/** Each process by its own guest, then by penumbra, then by its guest again: what did not change must be the same. */
+async function compareProcesses(t: Test, lab: TestGuest, guest: Guest): Promise<void> {
+  const before = await processesBySelf(lab);
+  const processes = await guest.processes();
+  const after = await processesBySelf(lab);
+
+  const differences: string[] = [];
+  let compared = 0;
+  const byPid = new Map(processes.map((process) => [process.pid, process]));
+  for (const [pid, first] of before) {
+    const last = after.get(pid);
+    if (last === undefined || last.start !== first.start) continue;
+    const process = byPid.get(pid);
+    if (process === undefined) {
+      differences.push(`${pid} (${first.exact.get('comm')}) is missing`);
+      continue;
+    }
+    compared += 1;
+    const isStill = lab.spec.load === 'idle' && pid !== 1;
+    differences.push(...compareProcess(process, first, last, isStill, lab.spec.vcpus));
+  }
+  for (const { pid, comm, kernelThread } of processes) {
+    // A worker thread comes and goes; everything else lives on, or was started by the questions asked in the guest.
+    if (!before.has(pid) && !after.has(pid) && !kernelThread) differences.push(`${pid} (${comm.toString()}) is not there`);
+  }
+  t.same(differences, []);
+  t.ok(compared > 40, `${compared} processes compared`);
+
+  const ps = (await lab.run('ps -o pid,args')).stdout.toString('latin1').split('\n').slice(1);
+  const lines = new Map(ps.map((line) => [Number(line.slice(0, 5)), line.slice(6).trimEnd()] as const));
+  for (const { pid, comm, args } of processes) {
+    const line = lines.get(pid);
+    if (line !== undefined && args.length > 0) t.ok(linesOfPs(comm, args).some((ours) => ours.startsWith(line)), line);
+  }
+  const btime = Number(/^btime (\d+)/m.exec(await lab.text('cat /proc/stat'))?.[1]);
+  for (const { pid, startTime } of processes) {
+    const seconds = startTime / 1000 - btime - (before.get(pid)?.start ?? Number.NaN) / 100;
+    if (Math.abs(seconds) > 1.5) t.fail(`the start of ${pid} is ${seconds} s off`);
+  }
+}
+
+/** busybox's ps puts the name before the arguments of a script's interpreter. */
+function linesOfPs(comm: Buffer, args: readonly Buffer[]): string[] {
+  const line = args.map((arg) => arg.toString('latin1')).join(' ');
+  return [line, `{${comm.toString('latin1')}} ${line}`];
+}
+
+/** Fields of a process that differ from what the guest said both before and after. */
+function compareProcess(process: Process, before: SelfView, after: SelfView, isStill: boolean, vcpus: number): string[] {
+  const differences: string[] = [];
+  const ours = new Map<string, string>(
+    Object.entries({
+      comm: process.comm.toString('latin1'),
+      ppid: process.ppid,
+      pgrp: process.pgrp,
+      session: process.session,
+      tty: process.tty,
+      priority: process.priority,
+      nice: process.nice,
+      threads: process.threads,
+      vsize: process.vsize,
+      uid: process.uid,
+      gid: process.gid,
+      args: process.args.map((arg) => arg.toString('latin1')).join('\0'),
+      ...(isStill ? { rss: process.rss, state: process.state } : {}),
+      ...(isStill && vcpus === 1 ? { processor: process.processor } : {}),
+    }).map(([name, value]) => [name, String(value)]),
+  );
+  for (const [name, mine] of ours) {
+    const theirs = before.exact.get(name);
+    if (theirs !== after.exact.get(name) || theirs === mine) continue;
+    // Workers are named after what they work on at the moment.
+    if (name === 'comm' && mine.startsWith('kworker/')) continue;
+    differences.push(`${process.pid}: ${name} is ${mine}, the guest says ${theirs}`);
+  }
+  for (const name of ['utime', 'stime'] as const) {
+    const [least, most] = [before.ticks[name] * 10, after.ticks[name] * 10];
+    if (process[name] < least || process[name] > most) {
+      differences.push(`${process.pid}: ${name} is ${process[name]} ms, the guest says ${least} to ${most}`);
+    }
+  }
+  return differences;
+}
+
+async function compareMoments(t: Test, lab: TestGuest, guest: Guest): Promise<void> {
+  const uptime = async () => Number((await lab.text('cat /proc/uptime')).split(' ')[0]);
+  const before = await uptime();
+  const ours = Number((await readWholeFile(guest, '/proc/uptime')).toString().split(' ')[0]);
+  const after = await uptime();
+  // The guest's clock as of its last tick, which may lie back a little.
+  t.ok(ours >= before - 0.5 && ours <= after, `uptime ${ours} between ${before} and ${after}`);
+
+  const name = await uname(guest);
+  t.equal(`${name.sysname} ${name.nodename} ${name.release} ${name.version} ${name.machine}`, await lab.text('uname -snrvm'));
+  t.equal((await readWholeFile(guest, '/srv/tree/numbers')).toString(), `${await lab.text('cat /srv/tree/numbers')}\n`);
+}
+
+/** What the table says of the calls' arguments, against what the guest's kernel was compiled from. */
+async function compareSyscalls(t: Test, guest: Guest): Promise<void> {
+  const metadata = syscallMetadata(guest.kernel);
+  if (metadata === undefined) return t.comment('the kernel describes no system calls (CONFIG_FTRACE_SYSCALLS)');
+  t.ok(metadata.length > 300, `${metadata.length} calls described`);
+  const wrong = compareMetadata(syscallTable(), metadata).filter(({ kind }) => kind !== 'name');
+  t.same(wrong, []);
+}
+
+/** Everything there is, asked of a guest that stands still: RAM and registers stay as they are. */
+async function leaveNoTrace(t: Test, lab: TestGuest, guest: Guest): Promise<void> {
+  const state = async () => ({
+    run: await lab.runState(),
+    ram: await lab.ramHash(),
+    registers: await Promise.all(Array.from({ length: lab.spec.vcpus }, async (_, vcpu) => [...(await lab.registers(vcpu))])),
+  });
+  await lab.qmp('stop');
+  const before = await state();
+  const resumed = lab.events.filter(({ event }) => event === 'RESUME').length;
+  const { calls } = await guest.statistics();
+  const { stops } = guest.counts;
+
+  const processes = await guest.processes();
+  t.ok(processes.length > 40);
+  t.same((await guest.processes()).map(({ pid }) => pid), processes.map(({ pid }) => pid), 'the same moment, asked twice');
+  await guest.info();
+  await uname(guest);
+  await listDirectory(guest, '/srv/tree');
+  t.ok((await findFiles(guest, '/srv/tree')).found.length > 300);
+  await readWholeFile(guest, '/srv/tree/binary');
+  t.equal(new Tasks(guest.kernel).processes().length, processes.length);
+  await guest.use(async (shadow) => {
+    t.equal(await shadow.syscall('mkdir', '/tmp/only-in-the-shadow'), 0n);
+    t.equal(await shadow.syscall('newfstatat', AT_FDCWD, '/tmp/only-in-the-shadow'), 0n, 'the call was executed');
+    t.equal(await shadow.syscall('sethostname', 'changed', 7), 0n);
+    t.equal(await shadow.syscall('setuid', 1000), 0n);
+    t.equal(await shadow.syscall('getuid'), 1000n);
+  });
+  await guest.use(async (shadow) => {
+    t.equal(await shadow.syscall('newfstatat', AT_FDCWD, '/tmp/only-in-the-shadow'), -2n, 'ENOENT in the next shadow');
+    t.equal(await shadow.syscall('getuid'), 0n);
+  });
+  t.ok((await guest.statistics()).calls > calls + 500, 'calls were executed');
+  t.ok(guest.counts.stops >= stops + 6);
+
+  t.same(await state(), before, 'RAM and registers are unchanged');
+  await guest.close();
+  t.same(await state(), before, 'and after the end as well');
+  t.equal(lab.events.filter(({ event }) => event === 'RESUME').length, resumed, 'it never ran');
+  await lab.qmp('cont');
+  t.equal(await lab.text('hostname; ls -d /tmp/only* 2> /dev/null || echo nothing there'), 'lab\nnothing there');
+}
+
+/** A guest in which processes come and go: at each stop the shadow's answer and a walk of the raw task list. */
+async function compareStops(t: Test, spec: Partial<LabSpec>): Promise<void> {
+  await using lab = await labGuest(t, spec);
+  await using guest = await attach({ qmp: lab.socket });
+  const complaints = () => lab.text('dmesg | grep -ciE "bug|oops|warning|stall" || :');
+  const complaintsBefore = await complaints();
+  const tasks = new Tasks(guest.kernel);
+  const { counts } = guest;
+  let guess: ProcessGuess = new Map();
+  let unwalkable = 0;
+  let betwixt = 0;
+  const standstill: number[] = [];
+  const differences: string[] = [];
+  for (let stop = 0; stop < STOPS; stop += 1) {
+    const { sample, raw } = await guest.use(async (shadow) => ({
+      sample: await sampleProcesses(shadow, guess),
+      raw: walk(tasks, guest.kernel),
+    }));
+    const processes = describeProcesses(sample);
+    guess = guessFrom(processes);
+    standstill.push(counts.lastStandstill);
+    if (raw === undefined) unwalkable += 1;
+    else differences.push(...compareWithWalk(processes, raw).map((difference) => `stop ${stop}: ${difference}`));
+    betwixt += raw?.filter(({ isNumbered }) => !isNumbered).length ?? 0;
+    // Uneven, so that the guest's own rhythm is met everywhere.
+    await sleep(3 + ((stop * 7) % 11));
+  }
+  standstill.sort((a, b) => a - b);
+  const percent = ((100 * counts.retries) / counts.stops).toFixed(1);
+  t.comment(
+    `${STOPS} answers from ${counts.stops} stops (${JSON.stringify(counts.byClass)}), ${counts.retries} in vain = ${percent} % ` +
+      `(${JSON.stringify(counts.retriesByCode)}); ${unwalkable} while the task list changed, ${betwixt} with a task on its way in or out; ` +
+      `the guest stood still for ${standstill[STOPS >> 1]?.toFixed(1)} ms (median)`,
+  );
+  t.same(differences, []);
+  t.ok(unwalkable <= STOPS / 20);
+  t.ok(counts.byClass.kernel >= STOPS * KERNEL_SHARE, `${counts.byClass.kernel} stops in kernel code`);
+  t.ok(counts.retries <= counts.stops * RETRY_SHARE + RETRIES_BY_CHANCE, `${percent} % of the stops in vain`);
+  t.equal(await complaints(), complaintsBefore, "the guest's kernel does not complain");
+}
+
+/** A task, and whether its process can be found by its pid, as /proc does. */
+interface WalkedTask extends Task {
+  isNumbered: boolean;
+}
+
+/** Undefined where the guest was stopped in the middle of a change of the list. */
+function walk(tasks: Tasks, kernel: Kernel): WalkedTask[] | undefined {
+  // kernel/fork.c, copy_process(), puts a task into the list before its number leads to it; kernel/exit.c,
+  // __unhash_process(), takes the number away first.
+  const link = BigInt(kernel.requireOffset('task_struct.pid_links')) + TGID_LINK;
+  try {
+    return tasks.processes().map((task) => {
+      const previous = kernel.virtual.read(task.address + link, 8).readBigUInt64LE();
+      return { ...task, isNumbered: previous !== 0n && previous !== LIST_POISON2 };
+    });
+  } catch (error) {
+    if ((error as { code?: string }).code === 'CORRUPT') return undefined;
+    throw error;
+  }
+}
+
+function compareWithWalk(processes: readonly Process[], tasks: readonly WalkedTask[]): string[] {
+  const raw = new Map(tasks.filter(({ isNumbered }) => isNumbered).map((task) => [task.pid, describeTask(task)]));
+  const differences: string[] = [];
+  for (const process of processes) {
+    const ours = describeProcess(process);
+    if (ours !== raw.get(process.pid)) differences.push(`in the shadow ${ours}, in the task list ${raw.get(process.pid)}`);
+  }
+  const shown = new Set(processes.map(({ pid }) => pid));
+  for (const [pid, theirs] of raw) {
+    if (!shown.has(pid)) differences.push(`not in the shadow: ${theirs}`);
+  }
+  return differences;
+}
+
+function describeProcess({ pid, ppid, uid, gid, state, comm, kernelThread }: Process): string {
+  return describeBy(pid, ppid, uid, gid, state, comm, kernelThread);
+}
+
+function describeTask({ pid, ppid, euid, egid, state, comm, isKernelThread }: Task): string {
+  return describeBy(pid, ppid, euid, egid, state, comm, isKernelThread);
+}
+
+/** Kernel threads are named after what they work on; init is the borrowed task, which runs in the shadow. */
+function describeBy(...[pid, ppid, uid, gid, state, comm, isKernel]: [number, number, number, number, string, Buffer, boolean]): string {
+  return [pid, ppid, uid, gid, pid === 1 ? '' : state, isKernel ? 'kernel' : comm.toString('latin1')].join(' ');
+}
