@@ -1,3 +1,4 @@
+import { parseArgs, type ParseArgsConfig } from 'node:util';
 import type { Options, PositionalOptions } from 'yargs';
 import type { AnyCommand, CommonArguments } from './command.js';
 import { commands } from './commands.js';
@@ -30,51 +31,23 @@ interface Words {
 }
 
 function takeOptions(args: readonly string[], options: Record<string, Options>): Words | undefined {
-  const values: Words['values'] = {};
-  const positionals: string[] = [];
-  const rest = [...args];
-  for (let word = rest.shift(); word !== undefined; word = rest.shift()) {
-    if (word === '--') {
-      positionals.push(...rest);
-      break;
-    }
-    if (!word.startsWith('-') || word === '-') {
-      positionals.push(word);
-      continue;
-    }
-    const named = namesIn(word, options);
-    if (named === undefined) return undefined;
-    for (const { name, value } of named) {
-      const isFlag = options[name]?.type === 'boolean';
-      const given = isFlag ? value === undefined || undefined : (value ?? rest.shift());
-      if (given === undefined || name in values || (typeof given === 'string' && isDoubtful(given))) return undefined;
-      values[name] = given;
-    }
+  const entries = Object.entries(options).map(([name, { type, alias }]) => [
+    name,
+    { type: type === 'boolean' ? 'boolean' : 'string', ...(typeof alias === 'string' && { short: alias }) },
+  ]);
+  try {
+    const parsed = parseArgs({
+      args: [...args],
+      options: Object.fromEntries(entries) as ParseArgsConfig['options'] & object,
+      allowPositionals: true,
+      tokens: true,
+    });
+    const named = parsed.tokens.filter((token) => token.kind === 'option');
+    const areDoubtful = named.some(({ name, value }, at) => value === '' || named.findIndex((o) => o.name === name) < at);
+    return areDoubtful ? undefined : { values: { ...parsed.values } as Words['values'], positionals: parsed.positionals };
+  } catch {
+    return undefined;
   }
-  return { values, positionals };
-}
-
-/** The options that a word names: `--name`, `--name=value`, `-x`, or several flags as `-xyz`. */
-function namesIn(word: string, options: Record<string, Options>): { name: string; value?: string }[] | undefined {
-  const long = /^--([a-z0-9]+)(?:=(.*))?$/s.exec(word);
-  if (long !== null) {
-    const [, name = '', value] = long;
-    return Object.hasOwn(options, name) ? [{ name, ...(value === undefined ? {} : { value }) }] : undefined;
-  }
-  const named = [...word.slice(1)].map((letter) => nameOfLetter(letter, options));
-  const isCertain = named.every(
-    (name) => name !== undefined && (named.length === 1 || options[name]?.type === 'boolean'),
-  );
-  return isCertain ? named.map((name) => ({ name: name as string })) : undefined;
-}
-
-function nameOfLetter(letter: string, options: Record<string, Options>): string | undefined {
-  return Object.keys(options).find((name) => name === letter || options[name]?.alias === letter);
-}
-
-/** Empty, or what may have been meant as an option. */
-function isDoubtful(value: string): boolean {
-  return value === '' || value.startsWith('-');
 }
 
 function areAccepted(values: Words['values'], options: Record<string, Options>): boolean {

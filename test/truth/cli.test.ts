@@ -144,7 +144,7 @@ async function compareLargeDirectory(t: Test, guest: TestGuest): Promise<void> {
     300_000,
   );
   const own = Array.from({ length: 100_000 }, (_, index) => String(index + 1)).sort();
-  t.same((await text(guest, 'ls', '/tmp/large')).split('\n').slice(0, -1), own);
+  t.ok((await text(guest, 'ls', '/tmp/large')) === `${own.join('\n')}\n`);
   const { directories } = await json<Listing>(guest, 'ls', '/tmp/large');
   t.ok(directories[0]?.entries.every(({ type, nlink }) => type === 'file' && nlink === 1));
   t.equal(directories[0]?.entries.length, 100_000);
@@ -152,7 +152,7 @@ async function compareLargeDirectory(t: Test, guest: TestGuest): Promise<void> {
 }
 
 async function compareContents(t: Test, guest: TestGuest): Promise<void> {
-  await guest.run('head -c 20000001 /dev/urandom > /tmp/random');
+  await guest.run('head -c 9000001 /dev/urandom > /tmp/random');
   for (const path of [
     '/tmp/random',
     '/srv/tree/binary',
@@ -178,8 +178,8 @@ async function compareContents(t: Test, guest: TestGuest): Promise<void> {
 }
 
 async function compareUncached(t: Test, guest: TestGuest): Promise<void> {
-  await guest.run('seq 1 300000 > /data/numbers; sync; echo 3 > /proc/sys/vm/drop_caches');
-  const all = Buffer.from(Array.from({ length: 300_000 }, (_, index) => `${index + 1}\n`).join(''));
+  await guest.run('seq 1 60000 > /data/numbers; sync; echo 3 > /proc/sys/vm/drop_caches');
+  const all = Buffer.from(Array.from({ length: 60_000 }, (_, index) => `${index + 1}\n`).join(''));
   await guest.run('head -c 100000 /data/numbers > /dev/null');
   const part = await cli('cat', '/data/numbers', '--qmp', guest.socket);
   t.match(part, {
