@@ -23,5 +23,10 @@
       "type": "executable",
       "sources": ["native/process/watchdog_main.cc"],
     },
+    {
+      "target_name": "penumbra-launcher",
+      "type": "executable",
+      "sources": ["native/redirect/launcher_main.cc"],
+    },
   ],
 }

@@ -58,6 +58,7 @@ export interface NativeRecipe {
   taskState: number;
   taskStateWidth: number;
   taskOnCpu?: number;
+  taskExitState: number;
   mmPgd: number;
   stackSize: number;
   borrowedTask: bigint;
@@ -91,6 +92,42 @@ export interface NativeRecipe {
   traps: { address: bigint; kind: number; value: bigint | number; name: string }[];
 }
 
+/** What a redirected run is to be: native/binding/redirect.h. */
+export interface NativeRedirectRequest {
+  policy: {
+    calls: Buffer;
+    values: readonly bigint[];
+    localPaths: readonly { kinds: number; match: number; use: number; path: string }[];
+    toolKinds: readonly { kind: number; pattern: string }[];
+  };
+  launcher: string;
+  program: Buffer;
+  arguments: Buffer[];
+  environment: Buffer[];
+  fds: number[];
+  scratch: boolean;
+  budgetMs: number;
+  /** address of the borrowed task, and offsets to the number that its next file gets at least */
+  task: bigint;
+  taskFiles: number;
+  nextFd: number;
+}
+
+export interface NativeRunReport {
+  /** wait(2) */
+  status: number;
+  /** false: the run was cut short */
+  ended: boolean;
+  leftOver: number;
+  notifications: number;
+  guestCalls: number;
+  continued: number;
+  guestMs: number;
+  handlingMs: number;
+  totalMs: number;
+  refused: Record<string, number>;
+}
+
 /** One guest's RAM, gdbstub and shadow. Methods that return promises run in order on the guest's own thread. */
 export interface NativeGuest {
   read(gpa: bigint, length: number): Buffer;
@@ -118,6 +155,10 @@ export interface NativeGuest {
   /** Stops the guest and loads the shadow. The guest stands still afterwards, on failure too, until `leave`. */
   enter(timeoutMs: number): Promise<EnterReport>;
   run(batch: Buffer): Promise<NativeBatchResult>;
+  /** Runs a tool against the shadow; resolves when its last process has ended. */
+  redirect(request: NativeRedirectRequest): Promise<NativeRunReport>;
+  /** Ends all processes of that tool. */
+  interruptRedirect(): void;
   readShadow(address: bigint, length: number): Promise<Buffer>;
   /** Resumes; resolves with the nanoseconds for which the guest stood still. */
   leave(): Promise<number>;
@@ -125,6 +166,8 @@ export interface NativeGuest {
   beginRehearsal(): Promise<void>;
   endRehearsal(): Promise<void>;
   statistics(): Promise<{ engine: string; calls: number; privatePages: number }>;
+  /** The guest is not the one any more that was attached to: from now on stops fail with GUEST_GONE and this message. */
+  setGone(message: string): Promise<void>;
   /** Gives back its thread, the engine and all mappings, after the jobs under way. Whatever is asked then fails. */
   close(): Promise<void>;
 }

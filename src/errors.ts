@@ -21,6 +21,7 @@ export type ErrorCode =
   | 'NO_MEMBER'
   | 'NO_SHARED_RAM'
   | 'NO_SYMBOL'
+  | 'NO_TOOL' // the host has no such program
   | 'NO_TASK' // the guest has no such process
   | 'NOT_MAPPED' // a guest-virtual address without a present page
   | 'NOT_QEMU'

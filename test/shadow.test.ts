@@ -80,13 +80,20 @@ function anyArgument(index: number): fc.Arbitrary<BatchStep['args'][number]> {
   return fc.oneof(...plain, fc.record({ kind: fc.constant(NativeArgumentKind.result), step: fc.nat(index - 1) }));
 }
 
-const anyBatch = fc.nat(12).chain((count) =>
-  fc.tuple(
-    ...Array.from({ length: count }, (_, index) =>
-      fc.record({ nr: fc.nat(500), args: fc.array(anyArgument(index), { maxLength: 6 }) }) as fc.Arbitrary<BatchStep>,
+const anyBatch = fc
+  .nat(12)
+  .chain((count) =>
+    fc.tuple(
+      ...Array.from(
+        { length: count },
+        (_, index) =>
+          fc.record({
+            nr: fc.nat(500),
+            args: fc.array(anyArgument(index), { maxLength: 6 }),
+          }) as fc.Arbitrary<BatchStep>,
+      ),
     ),
-  ),
-);
+  );
 
 t.test('batches', async (t) => {
   const guest = guestWithoutShadow(t);
@@ -100,7 +107,9 @@ t.test('batches', async (t) => {
 
   await t.test('malformed ones are refused', async (t) => {
     const header = (...words: number[]) => Buffer.from(Uint32Array.from(words).buffer);
-    const one = encodeBatch([{ nr: 0, args: [{ kind: 1, bytes: Buffer.alloc(8), fixups: [{ offset: 0, target: 8 }] }] }]);
+    const one = encodeBatch([
+      { nr: 0, args: [{ kind: 1, bytes: Buffer.alloc(8), fixups: [{ offset: 0, target: 8 }] }] },
+    ]);
     const changed = (at: number, word: number) => {
       const bytes = Buffer.from(one);
       bytes.writeUInt32LE(word, at);
@@ -130,7 +139,10 @@ t.test('batches', async (t) => {
   });
 
   await t.test('damaged ones are refused or as good as any', async () => {
-    const damage = fc.array(fc.tuple(fc.nat(), fc.oneof(fc.nat(16), fc.nat(0xffffffff))), { minLength: 1, maxLength: 8 });
+    const damage = fc.array(fc.tuple(fc.nat(), fc.oneof(fc.nat(16), fc.nat(0xffffffff))), {
+      minLength: 1,
+      maxLength: 8,
+    });
     const damaged = fc.tuple(anyBatch, damage).map(([steps, changes]) => {
       const bytes = encodeBatch(steps);
       for (const [at, word] of changes) bytes.writeUInt32LE(word, at % (bytes.length - 3));
@@ -145,7 +157,13 @@ t.test('batches', async (t) => {
 
   await t.test('answers are put together', async (t) => {
     const steps: BatchStep[] = [
-      { nr: 0, args: [{ kind: 0, value: 3 }, { kind: 2, size: 4 }] },
+      {
+        nr: 0,
+        args: [
+          { kind: 0, value: 3 },
+          { kind: 2, size: 4 },
+        ],
+      },
       { nr: 0, args: [{ kind: 2, size: 4 }] },
     ];
     const result: NativeBatchResult = {
@@ -202,16 +220,27 @@ t.test('one paused guest, and every way in which a call can end', async (t) => {
   t.ok(pids.length > 20);
 
   /** The call ends as expected, the shadow is of no use any more, and the next one is as if nothing had happened. */
-  const endsWith = (name: string, code: string, message: RegExp, call: (guest: Guest) => Promise<unknown>, from = guest) =>
+  const endsWith = (
+    name: string,
+    code: string,
+    message: RegExp,
+    call: (guest: Guest) => Promise<unknown>,
+    from = guest,
+  ) =>
     t.test(name, async (t) => {
       await t.rejects(call(from), { code, message });
-      t.same((await from.processes()).map(({ pid }) => pid), pids);
+      t.same(
+        (await from.processes()).map(({ pid }) => pid),
+        pids,
+      );
     });
-  const inShadow = (steps: (shadow: Awaited<ReturnType<Guest['shadow']>>) => Promise<unknown>) => async (guest: Guest) => {
-    await using shadow = await guest.shadow();
-    await steps(shadow);
-  };
-  const calls = (target: string | bigint, ...args: bigint[]) => inShadow((shadow) => shadow.callFunction(target, ...args));
+  const inShadow =
+    (steps: (shadow: Awaited<ReturnType<Guest['shadow']>>) => Promise<unknown>) => async (guest: Guest) => {
+      await using shadow = await guest.shadow();
+      await steps(shadow);
+    };
+  const calls = (target: string | bigint, ...args: bigint[]) =>
+    inShadow((shadow) => shadow.callFunction(target, ...args));
 
   const second = { sec: 1n, nsec: 0n };
   await endsWith('a sleep that signals end', 'WOULD_BLOCK', /^nanosleep: the call would sleep/, (guest) =>
@@ -219,13 +248,21 @@ t.test('one paused guest, and every way in which a call can end', async (t) => {
   );
   await endsWith('a sleep that nothing ends', 'WOULD_BLOCK', /would sleep/, calls('msleep', 1000n));
   const lock = guest.kernel.requireSymbol('pidmap_lock');
-  await endsWith('a lock that is held', 'LOCKED', /needs a lock that the guest holds \(.*spin_lock_slowpath\)/, inShadow(
-    async (shadow) => {
+  await endsWith(
+    'a lock that is held',
+    'LOCKED',
+    /needs a lock that the guest holds \(.*spin_lock_slowpath\)/,
+    inShadow(async (shadow) => {
       await shadow.callFunction('_raw_spin_lock', lock);
       await shadow.callFunction('_raw_spin_lock', lock);
-    },
-  ));
-  await endsWith('an address that is not mapped', 'GUEST_FAULT', /unmapped address 0xffff[0-9a-f]+/, calls(0xffffc12345678000n));
+    }),
+  );
+  await endsWith(
+    'an address that is not mapped',
+    'GUEST_FAULT',
+    /unmapped address 0xffff[0-9a-f]+/,
+    calls(0xffffc12345678000n),
+  );
   await endsWith('an address that cannot be', 'GUEST_FAULT', /CPU exception 13/, calls(0x8000_0000_0000_0000n));
   await endsWith('a write to kernel text', 'GUEST_FAULT', /unmapped|exception/, calls('memset', text.address, 0n, 16n));
   await endsWith('a panic', 'GUEST_BUG', /reported a bug during the call \(panic\)/, calls('panic', 0n));
@@ -233,7 +270,12 @@ t.test('one paused guest, and every way in which a call can end', async (t) => {
   await endsWith('a device', 'DEVICE_ACCESS', /needs a device of the guest \(at 0x80\)/, calls(text.find('e680')));
   await endsWith('a halt', 'GUEST_FAULT', /halted the CPU/, calls(text.find('f4')));
   await endsWith('a loop, by time', 'WATCHDOG', /ran out of its time/, calls(text.find('ebfe')));
-  await endsWith('a refused call', 'REFUSED', /^pause: waits for a signal/, inShadow((shadow) => shadow.syscall('pause')));
+  await endsWith(
+    'a refused call',
+    'REFUSED',
+    /^pause: waits for a signal/,
+    inShadow((shadow) => shadow.syscall('pause')),
+  );
   await endsWith('an unknown function', 'NO_SYMBOL', /no_such_function/, calls('no_such_function'));
 
   await t.test('stray system calls', async (t) => {
@@ -252,7 +294,10 @@ t.test('one paused guest, and every way in which a call can end', async (t) => {
     t.notOk(ends['ENGINE']);
     t.ok((ends['value'] ?? 0) > 0);
     t.ok((ends['errno'] ?? 0) > 0);
-    t.same((await guest.processes()).map(({ pid }) => pid), pids);
+    t.same(
+      (await guest.processes()).map(({ pid }) => pid),
+      pids,
+    );
   });
 
   await t.test('a shadow that cannot be used any more says so', async (t) => {
@@ -267,13 +312,17 @@ t.test('one paused guest, and every way in which a call can end', async (t) => {
     await t.rejects(shadow.syscall('nanosleep', second), { code: 'WOULD_BLOCK' });
     t.equal(await shadow.syscall('getpid'), pid);
     const list = new StepList();
-    list.add('nanosleep', { kind: NativeArgumentKind.in, bytes: Buffer.from(BigInt64Array.of(1n, 0n).buffer) }, out(16));
+    list.add(
+      'nanosleep',
+      { kind: NativeArgumentKind.in, bytes: Buffer.from(BigInt64Array.of(1n, 0n).buffer) },
+      out(16),
+    );
     const stat = list.stat(-100, Buffer.from('/proc/1/stat'), 0);
     const results = await shadow.batch(list.steps, { mayBlock: true });
     t.match(results[0], { blocked: true, value: -4n }, 'EINTR');
     t.equal(results[stat]?.value, 0n);
     const pending = /^SigPnd:\t0+$/m;
-    t.match((await readText(shadow, '/proc/1/status')), pending, 'nothing is left of the signal');
+    t.match(await readText(shadow, '/proc/1/status'), pending, 'nothing is left of the signal');
   });
 
   await t.test('a failed step takes those with it that need it', async (t) => {
@@ -300,7 +349,13 @@ t.test('one paused guest, and every way in which a call can end', async (t) => {
 
   await guest.close();
   await using limited = await attach({ qmp: lab.socket, instructionLimit: 2_000_000 });
-  await endsWith('a loop, by instructions', 'WATCHDOG', /out of its time or instructions/, calls(text.find('ebfe')), limited);
+  await endsWith(
+    'a loop, by instructions',
+    'WATCHDOG',
+    /out of its time or instructions/,
+    calls(text.find('ebfe')),
+    limited,
+  );
   await limited.close();
 
   t.same(await stateOf(lab), before, 'the guest is as it was found: paused, RAM and registers unchanged');
@@ -324,7 +379,10 @@ function kernelText(kernel: Kernel): { address: bigint; find(hex: string): bigin
   return { address, find };
 }
 
-async function readText(shadow: { batch(steps: readonly BatchStep[]): Promise<unknown> }, path: string): Promise<string> {
+async function readText(
+  shadow: { batch(steps: readonly BatchStep[]): Promise<unknown> },
+  path: string,
+): Promise<string> {
   const list = new StepList();
   const read = list.readOnce(list.open(-100, Buffer.from(path), 0), 4096);
   return bytesOf((await shadow.batch(list.steps)) as Parameters<typeof bytesOf>[0], read)!.toString('latin1');
@@ -337,7 +395,11 @@ const strayCall = fc.record({
     fc.oneof(
       fc.record({
         kind: fc.constant(NativeArgumentKind.value),
-        value: fc.oneof(fc.nat(64), fc.constantFrom(-1n, -100n, 0x7fff_0000_0000n, 0xffff_ffff_8100_0000n, 2n ** 63n), word64),
+        value: fc.oneof(
+          fc.nat(64),
+          fc.constantFrom(-1n, -100n, 0x7fff_0000_0000n, 0xffff_ffff_8100_0000n, 2n ** 63n),
+          word64,
+        ),
       }),
       fc.record({ kind: fc.constant(NativeArgumentKind.inout), bytes: payload }),
       fc.constantFrom('/', '/proc/self/status', '/etc/passwd', '/tmp/new').map((path) => ({

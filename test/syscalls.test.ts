@@ -113,7 +113,7 @@ t.test('what does not fit is refused with the argument named', async (t) => {
   refuses(`read, argument 2 (buf: fill:byte): out(size) is expected ${pointer}`, 'read', 3, 100);
   refuses('write, argument 2 (buf: in:byte): count says 9 bytes, 5 are given', 'write', 1, 'hello', 9);
   refuses(
-    'read, argument 2 (buf: fill:byte): a length of -1: a buffer has from 0 to 4194304 bytes',
+    'read, argument 2 (buf: fill:byte): a length of -1: a buffer has from 0 to 1048576 bytes',
     'read',
     3,
     out(1),
@@ -128,7 +128,7 @@ t.test('what does not fit is refused with the argument named', async (t) => {
   refuses("nanosleep, argument 1 (rqtp: in:timespec): struct timespec has no field 'ms': sec, nsec", 'nanosleep', {
     ms: 1,
   });
-  fails(t, () => out(MAXIMUM_BUFFER + 1), 'BAD_ARGUMENT', 'a buffer has from 0 to 4194304 bytes, not 4194305');
+  fails(t, () => out(MAXIMUM_BUFFER + 1), 'BAD_ARGUMENT', 'a buffer has from 0 to 1048576 bytes, not 1048577');
 });
 
 t.test('vectors and messages are laid out in one buffer', async (t) => {

@@ -1,9 +1,3 @@
-import { execFile } from 'node:child_process';
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import { promisify } from 'node:util';
 import type { Guest } from '../../src/index.js';
 import type { LabGuest } from '../../src/lab/index.js';
 import { AT_FDCWD, O_DIRECTORY } from '../../src/shadow/constants.js';
@@ -12,7 +6,6 @@ import type { Report } from '../report.js';
 import { repeat, type Summary, summarise } from '../statistics.js';
 
 const callsPerRound = 200;
-const probeSource = fileURLToPath(new URL('../../../bench/guest/probe.c', import.meta.url));
 
 const calls: Record<string, (list: StepList) => void> = {
   getpid: (list) => list.add('getpid'),
@@ -56,19 +49,9 @@ function readFileSteps(list: StepList, path: string): void {
   list.close(fd);
 }
 
-/** Compiles the probe, carries it into the guest over the console and runs it there. */
+/** Runs the probe, which the guest was started with. */
 async function runProbe(lab: LabGuest): Promise<Map<string, Summary>> {
-  const folder = await mkdtemp(join(tmpdir(), 'penumbra-bench-'));
-  try {
-    const program = join(folder, 'probe');
-    const flags = ['-O2', '-s', '-static', '-nostdlib', '-ffreestanding', '-fno-stack-protector'];
-    await promisify(execFile)('gcc', [...flags, '-fno-asynchronous-unwind-tables', '-o', program, probeSource]);
-    const encoded = (await readFile(program)).toString('base64');
-    await lab.run(`echo ${encoded} | base64 -d > /tmp/probe && chmod +x /tmp/probe`);
-  } finally {
-    await rm(folder, { recursive: true });
-  }
-  const { stdout } = await lab.run('/tmp/probe');
+  const { stdout } = await lab.run('probe');
   const results = new Map<string, Summary>();
   for (const line of stdout.toString().trim().split('\n')) {
     const [name = '', median, minimum] = line.split(' ');

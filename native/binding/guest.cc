@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "binding/guest_thread.h"
 #include "binding/process.h"
 #include "binding/recipe.h"
+#include "binding/redirect.h"
 #include "error.h"
 #include "hypervisor/gdbstub.h"
 #include "memory/guest_ram.h"
@@ -27,6 +29,10 @@ using Clock = std::chrono::steady_clock;
 constexpr uint32_t kMaxRead = 256 << 20;
 constexpr size_t kMaxExtents = 65536;
 
+double Nanoseconds(Clock::duration duration) {
+  return static_cast<double>(std::chrono::duration_cast<std::chrono::nanoseconds>(duration).count());
+}
+
 // Everything of one guest that the guest's thread works on. Jobs share it, so that it outlives the JavaScript object.
 struct GuestState {
   explicit GuestState(std::shared_ptr<const GuestRam> guest_ram) : ram(std::move(guest_ram)) {}
@@ -36,20 +42,33 @@ struct GuestState {
   std::unique_ptr<Shadow> shadow;
   std::vector<VcpuState> vcpus;  ///< as of the last stop
   Clock::time_point stopped_at;
+  std::optional<std::string> gone;  ///< why the guest is no longer the one that was attached to
+
+  std::optional<double> let_go;  ///< ns after which the guest ran on although its shadow is still in use
+
+  /// Copies what the guest may change and lets it run on; returns the bytes copied.
+  uint64_t LetGo() {
+    const uint64_t copied = RequireShadow().CopyMemory();
+    RequireShadow().NoteCode();
+    RequireStub().Resume();
+    let_go = Nanoseconds(Clock::now() - stopped_at);
+    return copied;
+  }
 
   GdbStub& RequireStub() {
     if (!stub) throw Error("INTERNAL", "no gdbstub is connected");
     return *stub;
+  }
+  /// For what begins a look at the guest; what ends one must work to the last.
+  GdbStub& RequireGuest() {
+    if (gone) throw Error("GUEST_GONE", *gone);
+    return RequireStub();
   }
   Shadow& RequireShadow() {
     if (!shadow) throw Error("INTERNAL", "no shadow was made");
     return *shadow;
   }
 };
-
-double Nanoseconds(Clock::duration duration) {
-  return static_cast<double>(std::chrono::duration_cast<std::chrono::nanoseconds>(duration).count());
-}
 
 Clock::time_point After(double milliseconds) {
   return Clock::now() + std::chrono::microseconds(static_cast<int64_t>(milliseconds * 1000));
@@ -129,11 +148,14 @@ class Guest final : public Napi::ObjectWrap<Guest> {
                            InstanceMethod<&Guest::SetOptions>("setOptions"),
                            InstanceMethod<&Guest::Enter>("enter"),
                            InstanceMethod<&Guest::Run>("run"),
+                           InstanceMethod<&Guest::Redirect>("redirect"),
+                           InstanceMethod<&Guest::InterruptRedirect>("interruptRedirect"),
                            InstanceMethod<&Guest::ReadShadow>("readShadow"),
                            InstanceMethod<&Guest::Leave>("leave"),
                            InstanceMethod<&Guest::BeginRehearsal>("beginRehearsal"),
                            InstanceMethod<&Guest::EndRehearsal>("endRehearsal"),
                            InstanceMethod<&Guest::Statistics>("statistics"),
+                           InstanceMethod<&Guest::SetGone>("setGone"),
                            InstanceMethod<&Guest::Close>("close"),
                        });
   }
@@ -235,7 +257,7 @@ class Guest final : public Napi::ObjectWrap<Guest> {
   Napi::Value Stop(const Napi::CallbackInfo& info) {
     const double limit = info[0].As<Napi::Number>().DoubleValue();
     return Post(info, [limit](GuestState& state) -> GuestThread::Reply {
-      GdbStub& stub = state.RequireStub();
+      GdbStub& stub = state.RequireGuest();
       const Clock::time_point deadline = After(limit);
       stub.InterruptAndRequestRegisters(deadline);
       state.vcpus = stub.ReceiveRegisters(deadline);
@@ -255,7 +277,7 @@ class Guest final : public Napi::ObjectWrap<Guest> {
   Napi::Value MeasureStop(const Napi::CallbackInfo& info) {
     const double limit = info[0].As<Napi::Number>().DoubleValue();
     return Post(info, [limit](GuestState& state) -> GuestThread::Reply {
-      GdbStub& stub = state.RequireStub();
+      GdbStub& stub = state.RequireGuest();
       const Clock::time_point deadline = After(limit);
       const Clock::time_point begin = Clock::now();
       stub.InterruptAndRequestRegisters(deadline);
@@ -310,7 +332,7 @@ class Guest final : public Napi::ObjectWrap<Guest> {
   Napi::Value Enter(const Napi::CallbackInfo& info) {
     const double limit = info[0].As<Napi::Number>().DoubleValue();
     return Post(info, [limit](GuestState& state) -> GuestThread::Reply {
-      GdbStub& stub = state.RequireStub();
+      GdbStub& stub = state.RequireGuest();
       Shadow& shadow = state.RequireShadow();
       const Clock::time_point deadline = After(limit);
       const Clock::time_point begin = Clock::now();
@@ -351,6 +373,27 @@ class Guest final : public Napi::ObjectWrap<Guest> {
     });
   }
 
+  /// Runs a tool against the shadow that was entered. When the budget ran out the guest runs again afterwards.
+  Napi::Value Redirect(const Napi::CallbackInfo& info) {
+    RedirectRequest request = ReadRedirectRequest(info[0].As<Napi::Object>());
+    interrupter_ = std::make_shared<RunInterrupter>();
+    return Post(info, [request = std::move(request), interrupter = interrupter_](
+                          GuestState& state) mutable -> GuestThread::Reply {
+      Shadow& shadow = state.RequireShadow();
+      ShadowKernel kernel(&shadow, request.next_file, GuestFiles::kFirst);
+      Supervisor supervisor(&kernel, std::move(request.policy));
+      const Standstill standstill = {request.budget_ms, [&state] { return state.LetGo(); }};
+      const RunReport report = supervisor.Run(request.launch, interrupter, standstill);
+      return [report](Napi::Env env) { return ToJavaScript(env, report); };
+    });
+  }
+
+  /// Ends the tool that Redirect runs.
+  Napi::Value InterruptRedirect(const Napi::CallbackInfo& info) {
+    if (interrupter_) interrupter_->Interrupt();
+    return info.Env().Undefined();
+  }
+
   Napi::Value ReadShadow(const Napi::CallbackInfo& info) {
     const uint64_t address = ReadWord(info[0], "address");
     const uint32_t length = ReadLength(info[1]);
@@ -367,6 +410,10 @@ class Guest final : public Napi::ObjectWrap<Guest> {
   Napi::Value Leave(const Napi::CallbackInfo& info) {
     return Post(info, [](GuestState& state) -> GuestThread::Reply {
       Shadow& shadow = state.RequireShadow();
+      if (const std::optional<double> stood = std::exchange(state.let_go, std::nullopt)) {
+        shadow.Drop();
+        return [stood](Napi::Env env) { return Napi::Number::New(env, *stood); };
+      }
       shadow.NoteCode();
       state.RequireStub().Resume();
       const double standstill = Nanoseconds(Clock::now() - state.stopped_at);
@@ -409,6 +456,13 @@ class Guest final : public Napi::ObjectWrap<Guest> {
     });
   }
 
+  Napi::Value SetGone(const Napi::CallbackInfo& info) {
+    return Post(info, [reason = std::string(info[0].As<Napi::String>())](GuestState& state) -> GuestThread::Reply {
+      state.gone = reason;
+      return nullptr;
+    });
+  }
+
   /// Gives back the thread, the engine and all mappings; nothing can be asked any more.
   Napi::Value Close(const Napi::CallbackInfo& info) {
     ram_ = nullptr;
@@ -439,6 +493,7 @@ class Guest final : public Napi::ObjectWrap<Guest> {
 
   std::shared_ptr<const GuestRam> ram_;  ///< for JavaScript's thread; until Close
   std::shared_ptr<GuestState> state_;
+  std::shared_ptr<RunInterrupter> interrupter_;
   GuestThread thread_;
 };
 

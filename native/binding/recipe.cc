@@ -57,6 +57,7 @@ Recipe ReadRecipe(Napi::Object object) {
   recipe.task_thread_sp = Word(object, "taskThreadSp");
   recipe.task_state = Word(object, "taskState");
   recipe.task_state_width = Small(object, "taskStateWidth") == 4 ? 4 : 8;
+  recipe.task_exit_state = Word(object, "taskExitState");
   if (Has(object, "taskOnCpu")) recipe.task_on_cpu = Word(object, "taskOnCpu");
   recipe.mm_pgd = Word(object, "mmPgd");
   recipe.stack_size = Word(object, "stackSize");

@@ -4,10 +4,30 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "error.h"
 #include "memory/pagemap.h"
 
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23  // since 5.14
+#endif
+
 namespace penumbra {
+
+namespace {
+
+/// Breaks the sharing of these pages of a private mapping.
+void CopyPages(uint8_t* data, uint64_t size) {
+  if (madvise(data, size, MADV_POPULATE_WRITE) == 0) return;
+  // Safe: the range lies inside our own private mapping; a write of what is there copies the page.
+  for (uint64_t at = 0; at < size; at += kPageSize) {
+    volatile uint8_t* byte = data + at;
+    *byte = *byte;
+  }
+}
+
+}  // namespace
 
 PrivateRam::PrivateRam(const GuestRam& ram, uint64_t scratch_gpa, uint64_t scratch_size)
     : ram_(ram),
@@ -53,6 +73,24 @@ void PrivateRam::Refresh() {
   for (const uint64_t gpa : private_pages_) {
     std::memcpy(table_.At(gpa, kPageSize), ram_.table().At(gpa, kPageSize), kPageSize);
   }
+}
+
+uint64_t PrivateRam::CopyAll() {
+  uint64_t copied = 0;
+  for (size_t i = 0; i < mappings_.size(); ++i) {
+    const RamDescriptor& descriptor = ram_.descriptors()[i];
+    const off_t end = static_cast<off_t>(descriptor.offset + descriptor.size);
+    for (off_t at = static_cast<off_t>(descriptor.offset); at < end;) {
+      const off_t from = lseek(descriptor.fd, at, SEEK_DATA);
+      if (from < 0 || from >= end) break;
+      const off_t to = std::min(lseek(descriptor.fd, from, SEEK_HOLE), end);
+      uint8_t* data = mappings_[i].data() + (from - static_cast<off_t>(descriptor.offset));
+      CopyPages(data, static_cast<uint64_t>(to - from));
+      copied += static_cast<uint64_t>(to - from);
+      at = to;
+    }
+  }
+  return copied;
 }
 
 void PrivateRam::DropAll() {

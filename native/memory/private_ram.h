@@ -36,6 +36,11 @@ class PrivateRam {
   /// Copies the guest's present content over every private page that CollectPrivatePages found.
   void Refresh();
 
+  /// Makes every page private that holds anything, so that the guest may run on without changing what is seen here.
+  /// Pages that the guest never wrote stay as they are: nothing in them means anything to its kernel. Returns the
+  /// bytes copied. DropAll undoes it.
+  uint64_t CopyAll();
+
   /// Gives all private pages back.
   void DropAll();
 

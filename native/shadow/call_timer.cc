@@ -18,13 +18,16 @@ CallTimer::~CallTimer() {
 }
 
 void CallTimer::Arm(Clock::duration limit) {
+  bool is_sooner;
   {
     const std::lock_guard lock(mutex_);
     limit_ = limit;
     when_ = Clock::now() + limit;
     calls_then_ = calls_;
+    is_sooner = when_ < wakes_;
   }
-  changed_.notify_one();
+  // Waking the thread up costs more than many a call: most times it is going to look soon enough.
+  if (is_sooner) changed_.notify_one();
 }
 
 void CallTimer::Disarm() {
@@ -36,6 +39,7 @@ void CallTimer::Disarm() {
 void CallTimer::Run() {
   std::unique_lock lock(mutex_);
   while (!quit_) {
+    wakes_ = when_;
     if (when_ == Clock::time_point::max()) {
       changed_.wait(lock);
     } else if (Clock::now() < when_) {
@@ -45,6 +49,7 @@ void CallTimer::Run() {
       when_ = Clock::now() + limit_;
     } else {
       engine_->Interrupt();
+      wakes_ = Clock::now() + kRepeat;
       changed_.wait_for(lock, kRepeat);
     }
   }

@@ -142,7 +142,9 @@ Context BuildContext(const Recipe& recipe, const std::vector<VcpuState>& vcpus, 
       throw Error("LOCKED", "the guest was stopped while it updated what calls read", address);
     }
   }
-  if (kernel.Read<uint32_t>(recipe.borrowed_task + recipe.task_pid, "the borrowed task") != recipe.borrowed_pid) {
+  // The memory of a task that ended keeps its pid until it is used for something else.
+  if (kernel.Read<uint32_t>(recipe.borrowed_task + recipe.task_pid, "the borrowed task") != recipe.borrowed_pid ||
+      kernel.Read<uint32_t>(recipe.borrowed_task + recipe.task_exit_state, "the borrowed task's exit state") != 0) {
     throw Error("NO_TASK", "the task to be borrowed has ended", recipe.borrowed_task);
   }
 
@@ -172,7 +174,7 @@ Context BuildContext(const Recipe& recipe, const std::vector<VcpuState>& vcpus, 
   context.cpu.xcr0 = recipe.xcr0;
   if (recipe.counter) context.cpu.tsc = ReadCounter(*recipe.counter, kernel, context.per_cpu_base);
 
-  for (const Patch& patch : recipe.patches) Apply(patch, kernel, recipe, context);
+  ApplyPatches(recipe, context, memory);
   for (const Sample& sample : recipe.samples) {
     if (sample.code_offset + sample.width > Scratch::kReturnOffset - Scratch::kCodeOffset) continue;
     const uint64_t from = kernel.Resolve(sample.from, context.per_cpu_base, recipe.borrowed_task);
@@ -180,6 +182,11 @@ Context BuildContext(const Recipe& recipe, const std::vector<VcpuState>& vcpus, 
                 sample.width);
   }
   return context;
+}
+
+void ApplyPatches(const Recipe& recipe, const Context& context, const PrivateRam& memory) {
+  const KernelReader kernel(memory, {recipe.kernel_root, recipe.levels});
+  for (const Patch& patch : recipe.patches) Apply(patch, kernel, recipe, context);
 }
 
 }  // namespace penumbra

@@ -35,6 +35,9 @@ struct Context {
 Context BuildContext(const Recipe& recipe, const std::vector<VcpuState>& vcpus, const PrivateRam& memory,
                      Scratch* scratch);
 
+/// Puts the recipe's patches into private memory; BuildContext has done so.
+void ApplyPatches(const Recipe& recipe, const Context& context, const PrivateRam& memory);
+
 }  // namespace penumbra
 
 #endif  // PENUMBRA_NATIVE_SHADOW_CONTEXT_H_

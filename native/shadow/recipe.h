@@ -97,6 +97,7 @@ struct Recipe {
   uint64_t task_pid = 0, task_mm = 0, task_stack = 0, task_thread_sp = 0, task_state = 0;
   uint32_t task_state_width = 4;
   std::optional<uint64_t> task_on_cpu;
+  uint64_t task_exit_state = 0;  ///< a 32-bit word that is 0 while the task lives
   uint64_t mm_pgd = 0;
   uint64_t stack_size = 16384;
 

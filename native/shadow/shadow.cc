@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstring>
 #include <string>
+#include <utility>
 
 #include "error.h"
 
@@ -178,8 +179,26 @@ BatchResult Shadow::Run(const Batch& batch) {
     if (!result.failure) result.values.push_back(static_cast<int64_t>(total));
   }
   timer_->Disarm();
-  if (result.failure) context_.reset();
+  if (result.failure) failed_ = std::exchange(context_, std::nullopt);
   return result;
+}
+
+void Shadow::Recover() {
+  if (!failed_) throw Error("INTERNAL", "nothing to recover from");
+  context_ = std::exchange(failed_, std::nullopt);
+  ApplyPatches(recipe_, *context_, memory_);
+  TakeBackSignal();
+  engine_->Load(context_->cpu);
+}
+
+uint64_t Shadow::window_address() const {
+  if (!context_) throw Error("INTERNAL", "the window of a shadow that is not loaded");
+  return context_->scratch_address + Scratch::kDataOffset;
+}
+
+uint64_t Shadow::Write(uint64_t address, const void* bytes, uint64_t length) const {
+  if (!context_) throw Error("INTERNAL", "a write in a shadow that is not loaded");
+  return WriteVirtual(memory_.table(), context_->space, address, bytes, length);
 }
 
 uint64_t Shadow::Read(uint64_t address, void* out, uint64_t length) const {
@@ -321,6 +340,7 @@ bool Shadow::EndSleep(uint64_t state) {
 }
 
 void Shadow::TakeBackSignal() {
+  if (!recipe_.signal) return;
   ChangeTask(recipe_.signal->flags, recipe_.signal->flags_set, 0, 8);
   ChangeTask(recipe_.signal->pending, recipe_.signal->pending_set, 0, 8);
   ChangeTask(recipe_.task_state, ~uint64_t{0}, state_before_, recipe_.task_state_width);

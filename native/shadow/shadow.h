@@ -50,9 +50,25 @@ class Shadow final : public TrapHandler {
   /// Runs the calls. After a failure the shadow must be refreshed and loaded again.
   BatchResult Run(const Batch& batch);
 
+  /// After a failure: makes the memory as it is now callable again, whatever the failed call left half done in it.
+  /// For those who would lose more by a new shadow. Throws Error INTERNAL when there was no failure.
+  void Recover();
+
+  /// Memory for the buffers of calls whose arguments are all values: here and to the guest. Valid after Load, until
+  /// calls with buffers of their own are run.
+  uint8_t* window() const { return scratch_.data(); }
+  uint64_t window_address() const;
+  static constexpr uint64_t kWindowSize = Scratch::kDataSize - kPageSize;
+
   /// Copies out of the shadow's view of the borrowed task's address space; returns the bytes copied before the
   /// first one that is not mapped.
   uint64_t Read(uint64_t address, void* out, uint64_t length) const;
+
+  /// Copies into it; returns the bytes copied before the first one that is not mapped.
+  uint64_t Write(uint64_t address, const void* bytes, uint64_t length) const;
+
+  /// From now on the guest may run without changing what calls find. Returns the bytes copied.
+  uint64_t CopyMemory() { return memory_.CopyAll(); }
 
   /// Remembers what was translated; call while the guest still stands.
   void NoteCode() { code_watch_.Add(engine_->TakeNewCodePages()); }
@@ -94,6 +110,7 @@ class Shadow final : public TrapHandler {
   std::unique_ptr<CallTimer> timer_;
   CodeWatch code_watch_;
   std::optional<Context> context_;
+  std::optional<Context> failed_;  ///< the context of a call that failed
   uint64_t* frame_ = nullptr;  ///< host address of the calls' pt_regs
   uint64_t calls_ = 0;
   uint64_t collections_ = 0;

@@ -29,6 +29,11 @@ export const commands: readonly CommandEntry[] = [
     load: async () => (await import('./uname.js')).uname,
   },
   {
+    usage: 'run [tool..]',
+    description: "a program of this host, answered by the guest's kernel",
+    load: async () => (await import('./run.js')).run,
+  },
+  {
     usage: 'syscall <name> [args..]',
     description: "any system call of the guest's kernel",
     load: async () => (await import('./syscall.js')).syscall,

@@ -27,7 +27,7 @@ export interface GuestCommand<Arguments, Answer> extends Omit<Command<Arguments>
   problems?(answer: Answer): readonly PenumbraError[];
 }
 
-const OPTIONS: Record<string, Options> = {
+export const guestOptions: Record<string, Options> = {
   guest: {
     type: 'string',
     requiresArg: true,
@@ -59,7 +59,7 @@ export function guestCommand<Arguments, Answer>(
 ): Command<Arguments & GuestArguments> & GuestCommand<Arguments, Answer> {
   return {
     ...command,
-    options: { ...command.options, ...OPTIONS },
+    options: { ...command.options, ...guestOptions },
     run(args, context) {
       const attachOptions = attachOptionsOf(args, context.signal);
       command.check?.(args);

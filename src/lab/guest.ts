@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { PenumbraError } from '../errors.js';
 import { findKernel, type LabKernel } from './artefacts.js';
 import { type CommandResult, LabConsole } from './console.js';
+import type { CpioEntry } from './cpio.js';
 import { labInitrd } from './initrd.js';
 import { connectConsole, launch } from './launch.js';
 import { endWithThisProcess, FOLDER_PREFIX, guestFolders, MEMORY_FOLDER, release } from './lifetime.js';
@@ -24,6 +25,8 @@ export interface StartOptions {
   folder?: string;
   /** Leave the guest running when this process ends. */
   outlive?: boolean;
+  /** Further files for the guest's root; they come before the lab's own of the same name. */
+  files?: readonly CpioEntry[];
 }
 
 /** What a guest's folder says of it, for other processes. */
@@ -59,7 +62,7 @@ export class LabGuest implements AsyncDisposable {
     await sweep();
     const folder = options.folder ?? (await mkdtemp(join(folderBase(spec), FOLDER_PREFIX)));
     try {
-      await prepare(spec, kernel, guestFiles(folder));
+      await prepare(spec, kernel, guestFiles(folder), options.files ?? []);
       const guest = await LabGuest.#launch(spec, kernel, folder, options.outlive === true);
       await guest.#boot();
       if (options.outlive === true) guest.#letGo();
@@ -187,11 +190,11 @@ async function sweep(): Promise<void> {
   }
 }
 
-async function prepare(spec: LabSpec, kernel: LabKernel, files: GuestFiles): Promise<void> {
+async function prepare(spec: LabSpec, kernel: LabKernel, files: GuestFiles, more: readonly CpioEntry[]): Promise<void> {
   if (Buffer.byteLength(files.console) > LONGEST_SOCKET_PATH) {
     throw new PenumbraError('BAD_ARGUMENT', `${files.console} is too long a path for a socket`);
   }
-  await writeFile(files.initrd, await labInitrd(kernel));
+  await writeFile(files.initrd, await labInitrd(kernel, more));
   if (spec.diskMiB > 0) await writeSparse(files.disk, spec.diskMiB);
 }
 

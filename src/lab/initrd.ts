@@ -16,10 +16,10 @@ const FOLDERS = ['data', 'dev', 'etc', 'home', 'home/alice', 'lib', 'proc', 'roo
  * Builds the initial RAM disk which is a lab guest's whole system: busybox, the scripts of src/lab/userland, modules.
  * It is not compressed: under emulation the guest would take longer to unpack it than the host takes to load it.
  */
-export async function labInitrd(kernel: LabKernel): Promise<Buffer> {
+export async function labInitrd(kernel: LabKernel, more: readonly CpioEntry[] = []): Promise<Buffer> {
   const parts = await Promise.all([busybox(), userland(), modules(kernel)]);
   const folders = FOLDERS.map((name): CpioEntry => ({ kind: 'folder', name, mode: 0o755 }));
-  return cpioArchive(withParents([...folders, ...parts.flat()]));
+  return cpioArchive(withParents([...folders, ...more, ...parts.flat()]));
 }
 
 /** busybox with a link for each of its applets; it is /init too. */

@@ -57,5 +57,8 @@ function dependencies(module: Buffer): string[] {
   if (start < 0) return [];
   const end = module.indexOf(0, start + 1);
   const names = module.toString('latin1', start + '\0depends='.length, end);
-  return names.split(',').map(moduleName).filter((name) => name !== '');
+  return names
+    .split(',')
+    .map(moduleName)
+    .filter((name) => name !== '');
 }

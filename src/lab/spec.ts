@@ -67,7 +67,10 @@ export function completeSpec(wanted: Partial<LabSpec> = {}): LabSpec {
 
 function requireOneOf(field: string, value: unknown, allowed: readonly unknown[]): void {
   if (!allowed.includes(value)) {
-    throw new PenumbraError('BAD_ARGUMENT', `lab guest: ${field} is one of ${allowed.join(', ')}, not ${String(value)}`);
+    throw new PenumbraError(
+      'BAD_ARGUMENT',
+      `lab guest: ${field} is one of ${allowed.join(', ')}, not ${String(value)}`,
+    );
   }
 }
 

@@ -12,6 +12,7 @@ import type { Kernel, Step } from '../kernel/kernel.js';
 import { onlineCpus, perCpuBase, possibleCpus } from '../kernel/perCpu.js';
 import { recogniseKernel } from '../kernel/recognise.js';
 import { Tasks } from '../kernel/tasks.js';
+import { type RunOptions, type RunResult, redirectRequest, runResult } from '../redirect/run.js';
 import type { Borrowed } from '../shadow/recipe.js';
 import { type SessionCounts, ShadowSession } from '../shadow/session.js';
 import type { Shadow } from '../shadow/shadow.js';
@@ -194,6 +195,24 @@ export class Guest implements AsyncDisposable {
   }
 
   /** All processes by pid. The first call of a session rehearses, so that the guest need not stand still for it as long. */
+  /**
+   * Runs an unmodified program of this host whose system calls the guest's kernel answers: of one instant, at which the
+   * guest stands still until the program ends or `budget` is used up.
+   * @param words the program and its arguments
+   * @throws PenumbraError NO_TOOL, UNSUPPORTED
+   */
+  async run(words: readonly (string | Buffer)[], options: RunOptions = {}): Promise<RunResult> {
+    const request = redirectRequest(
+      this.kernel,
+      this.#borrowed.task,
+      words.map((word) => Buffer.from(word as string)),
+      options,
+    );
+    const report = await this.use((shadow) => shadow.redirect(request, options.signal), options.signal);
+    options.signal?.throwIfAborted();
+    return runResult(report);
+  }
+
   async processes(): Promise<Process[]> {
     return (await this.#processesWith(async () => undefined)).processes;
   }

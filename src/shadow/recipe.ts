@@ -63,6 +63,7 @@ export function contextRecipe(kernel: Kernel, perCpuBases: bigint[], borrowed: B
     taskState: state ?? kernel.requireOffset('task_struct.state'),
     taskStateWidth: state === undefined ? 8 : 4,
     ...(onCpu === undefined ? {} : { taskOnCpu: onCpu }),
+    taskExitState: kernel.requireOffset('task_struct.exit_state'),
     mmPgd: kernel.requireOffset('mm_struct.pgd'),
     stackSize: 16384,
     borrowedTask: borrowed.task,

@@ -1,4 +1,4 @@
-import type { EnterReport, NativeGuest } from '../binding.js';
+import type { EnterReport, NativeGuest, NativeRedirectRequest, NativeRunReport } from '../binding.js';
 import { PenumbraError } from '../errors.js';
 import type { Kernel } from '../kernel/kernel.js';
 import { type BatchStep, decodeBatch, encodeBatch } from './batch.js';
@@ -110,6 +110,20 @@ export class Shadow {
       throw new CallError(failure, nameOf(steps[blocked]), this.stopClass, this.#kernel);
     }
     return decodeBatch(steps, result);
+  }
+
+  /** Runs a tool of the host against this instant; ended when `signal` is aborted. See src/redirect/run.ts. */
+  async redirect(request: NativeRedirectRequest, signal?: AbortSignal): Promise<NativeRunReport> {
+    if (!this.#open) throw new PenumbraError('BAD_ARGUMENT', 'the shadow is closed');
+    const interrupt = (): void => this.#native.interruptRedirect();
+    const running = this.#native.redirect(request);
+    signal?.addEventListener('abort', interrupt, { once: true });
+    if (signal?.aborted) interrupt();
+    try {
+      return await running;
+    } finally {
+      signal?.removeEventListener('abort', interrupt);
+    }
   }
 
   /** Reads the shadow's memory through the borrowed task's page tables. @throws PenumbraError NOT_MAPPED */

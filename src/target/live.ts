@@ -17,6 +17,11 @@ export interface GuestChoice {
 }
 
 const stubTimeout = 10_000;
+/** QMP events after which the guest's memory is not that of the kernel which was recognised. */
+const ENDS: ReadonlyMap<string, string> = new Map([
+  ['RESET', 'the guest was reset (attach again when it has booted)'],
+  ['SHUTDOWN', 'the guest shut down'],
+]);
 const watchdogProgram = fileURLToPath(new URL('../../../build/Release/penumbra-watchdog', import.meta.url));
 
 /**
@@ -53,6 +58,11 @@ export class LiveTarget implements AsyncDisposable {
     this.#qmp = parts.qmp;
     this.#stub = parts.stub;
     this.#lock = parts.lock;
+    this.#qmp.events.on('event', ({ name }) => {
+      const message = ENDS.get(name);
+      // Fails when it was given back meanwhile.
+      if (message !== undefined) this.native.setGone(message).catch(() => undefined);
+    });
   }
 
   /**

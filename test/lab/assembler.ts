@@ -1,7 +1,10 @@
 import { createRequire } from 'node:module';
 
 interface KeystoneModule {
-  Keystone: new (architecture: number, mode: number) => {
+  Keystone: new (
+    architecture: number,
+    mode: number,
+  ) => {
     option(type: number, value: number): void;
     asm(source: string, address: number): { failed: boolean; mc: Uint8Array };
     close(): void;
@@ -14,7 +17,10 @@ interface KeystoneModule {
   OPT_SYNTAX_INTEL: number;
 }
 
-/** Assembles x86 in Intel's syntax for a CPU in `mode`, to be put at `address`. Throws on what cannot be assembled. */
+/**
+ * Assembles x86 in Intel's syntax for a CPU in `mode`, to be put at `address`. Numbers without 0x are hexadecimal too.
+ * Throws on what cannot be assembled.
+ */
 export async function assemble(source: string, mode: 16 | 32 | 64, address = 0): Promise<Buffer> {
   const load = createRequire(import.meta.url)('@alexaltea/keystone-js') as () => Promise<KeystoneModule>;
   const keystone = await load();

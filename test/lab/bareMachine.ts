@@ -18,6 +18,8 @@ export interface BareSpec {
   bootSector?: Buffer;
   /** do not start the processor */
   halted?: boolean;
+  /** RAM that nobody else can map */
+  isPrivate?: boolean;
 }
 
 /** A PC without Linux: firmware, 64 MiB of shared RAM, a QMP and an HMP monitor. */
@@ -31,7 +33,10 @@ export interface BareMachine {
 }
 
 /** Switches it on; it ends with the test. */
-export async function bareMachine(t: Test, { ram, bootSector, halted }: BareSpec = {}): Promise<BareMachine> {
+export async function bareMachine(
+  t: Test,
+  { ram, bootSector, halted, isPrivate }: BareSpec = {},
+): Promise<BareMachine> {
   const folder = await mkdtemp('/dev/shm/penumbra-test-');
   const file = (name: string) => join(folder, name);
   await using memory = await open(file('ram'), 'w');
@@ -39,12 +44,13 @@ export async function bareMachine(t: Test, { ram, bootSector, halted }: BareSpec
   if (ram !== undefined) await memory.write(ram);
   if (bootSector !== undefined) await writeFile(file('disk'), Buffer.concat([bootSector, Buffer.alloc(MIB)]));
   const socket = (name: string) => `unix:${file(name)},server=on,wait=off`;
+  const sharedMemory = `memory-backend-file,id=ram,size=64M,share=on,mem-path=${file('ram')}`;
   const child = spawn(
     'setpriv',
     [
       ...['--pdeathsig', 'KILL', findEmulator('system'), '-name', 'bare', '-nodefaults', '-no-user-config'],
       ...['-display', 'none', '-accel', 'tcg', '-m', '64M', '-machine', 'pc,memory-backend=ram'],
-      ...['-object', `memory-backend-file,id=ram,size=64M,share=on,mem-path=${file('ram')}`],
+      ...['-object', isPrivate ? 'memory-backend-ram,id=ram,size=64M' : sharedMemory],
       ...['-qmp', socket('qmp'), '-qmp', socket('truth'), '-monitor', socket('hmp')],
       ...(bootSector === undefined ? [] : ['-drive', `file=${file('disk')},format=raw,if=ide`]),
       ...(halted ? ['-S'] : []),
@@ -80,7 +86,7 @@ export async function spinningSystem(): Promise<Buffer> {
     'mov dword ptr [0x2000], 0x3003; mov dword ptr [0x2ff0], 0x3003; mov dword ptr [0x3000], 0x83',
     'mov eax, cr4; or eax, 0x20; mov cr4, eax',
     'mov ecx, 0xc0000080; rdmsr; or eax, 0x100; wrmsr',
-    `lgdt [${ORIGIN + TABLE_REGISTER}]`,
+    `lgdt [0x${(ORIGIN + TABLE_REGISTER).toString(16)}]`,
     'mov eax, cr0; or eax, 0x80000001; mov cr0, eax',
   ].join('; ');
   const code = await assemble(start, 16, ORIGIN);

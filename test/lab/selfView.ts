@@ -10,7 +10,18 @@ export interface SelfView {
 }
 
 /** Where proc(5) has them in /proc/PID/stat, counted from 1. */
-const STAT = { state: 3, ppid: 4, pgrp: 5, session: 6, tty: 7, priority: 18, nice: 19, threads: 20, vsize: 23, processor: 39 };
+const STAT = {
+  state: 3,
+  ppid: 4,
+  pgrp: 5,
+  session: 6,
+  tty: 7,
+  priority: 18,
+  nice: 19,
+  threads: 20,
+  vsize: 23,
+  processor: 39,
+};
 const [UTIME, STIME, START, RSS] = [14, 15, 22, 24];
 const PAGE = 4096;
 const HEADER = /(?:^|\n)==> \/proc\/(\d+)\/(stat|status|cmdline) <==\n/;
@@ -36,7 +47,10 @@ export async function processesBySelf(guest: TestGuest): Promise<Map<number, Sel
 
 function view(stat: string, status: string, cmdline: string): SelfView {
   const end = stat.lastIndexOf(')');
-  const words = stat.slice(end + 2).trim().split(' ');
+  const words = stat
+    .slice(end + 2)
+    .trim()
+    .split(' ');
   const word = (number: number): string => words[number - 3] as string;
   const effective = (name: string): string => new RegExp(`^${name}:\\t\\d+\\t(\\d+)`, 'm').exec(status)?.[1] ?? '';
   return {

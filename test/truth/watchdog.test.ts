@@ -56,7 +56,9 @@ async function killWhileRunning(t: Test, lab: TestGuest): Promise<void> {
     }
     t.equal(await lab.text('echo alive'), 'alive', `kill ${count}`);
   }
-  t.comment(`${whileStanding} of ${KILLS} kills while the guest stood still; it ran on within ${longest.toFixed(0)} ms`);
+  t.comment(
+    `${whileStanding} of ${KILLS} kills while the guest stood still; it ran on within ${longest.toFixed(0)} ms`,
+  );
   t.ok(whileStanding >= KILLS_WHILE_STANDING);
   await using guest = await attach({ qmp: lab.socket });
   t.ok((await guest.processes()).length > 20, 'nothing stands in the way of the next one');
@@ -74,7 +76,11 @@ async function killWhilePaused(t: Test, lab: TestGuest): Promise<void> {
     await kill(victim);
     await untilRestored(lab, 'paused', watchdogs);
   }
-  t.same(lab.events.slice(seen).filter(({ event }) => event === 'RESUME'), [], 'it never ran');
+  t.same(
+    lab.events.slice(seen).filter(({ event }) => event === 'RESUME'),
+    [],
+    'it never ran',
+  );
   t.equal(await lab.ramHash(), ram);
   t.equal(await lab.runState(), 'paused');
   await lab.qmp('cont');
@@ -87,8 +93,14 @@ async function endWithoutClose(t: Test, lab: TestGuest): Promise<void> {
     const guest = await attach({ qmp: process.argv[1] });
     const shadow = await guest.shadow();
     await shadow.syscall('getpid');`;
-  for (const [end, status] of [['', 0], ['process.exit(3);', 3], ['throw new Error("of the program");', 1]] as const) {
-    const child = spawn(process.execPath, ['--input-type=module', '-e', `${hold}${end}`, lab.socket], { stdio: 'ignore' });
+  for (const [end, status] of [
+    ['', 0],
+    ['process.exit(3);', 3],
+    ['throw new Error("of the program");', 1],
+  ] as const) {
+    const child = spawn(process.execPath, ['--input-type=module', '-e', `${hold}${end}`, lab.socket], {
+      stdio: 'ignore',
+    });
     const [code] = (await once(child, 'exit')) as [number | null];
     t.equal(code, status, end);
     await untilRestored(lab, 'running', []);

@@ -42,8 +42,8 @@ export interface HostFile {
   source: string;
 }
 
-/** Part of L1's root: files of this machine, and entries made here. */
-export interface Part {
+/** The part of L1's root that is kept: files of this machine, and entries made here. */
+export interface SystemPart {
   files: HostFile[];
   /** `key` changes when what `entries` gives does. */
   key: string;
@@ -51,7 +51,7 @@ export interface Part {
 }
 
 /** What seldom changes, and is large: node, QEMU, their libraries, kernels, npm packages. */
-export async function systemPart(): Promise<Part> {
+export async function systemPart(): Promise<SystemPart> {
   const emulator = findEmulator('system');
   const programs = [process.execPath, emulator, ...(await Promise.all(PROGRAMS.map(pathOf)))];
   const addon = join(ROOT, 'build/Release/penumbra.node');
@@ -75,27 +75,23 @@ export async function systemPart(): Promise<Part> {
 }
 
 /** What changes with every build: the project itself. */
-export function projectPart(): Part {
+export function projectFiles(): HostFile[] {
   const release = join(ROOT, 'build/Release');
   const built = readdirSync(release, { withFileTypes: true }).filter((entry) => entry.isFile());
-  return {
-    files: [
-      ...['bin', 'dist', 'profiles', 'src/lab/userland'].flatMap((folder) =>
-        filesBelow(join(ROOT, folder), (name) => !/\.(d\.ts|map|stamp|tsbuildinfo)$/.test(name)),
-      ),
-      ...built.map(({ name }) => fileAtItsPlace(join(release, name))),
-      fileAtItsPlace(join(ROOT, 'package.json')),
-      { name: 'etc/lab/serve', source: join(USERLAND, 'etc/lab/serve') },
-      { name: 'etc/nested/init', source: join(HERE, 'init') },
-      { name: 'etc/inittab', source: join(HERE, 'inittab') },
-    ],
-    key: '',
-    entries: async () => [],
-  };
+  return [
+    ...['bin', 'dist', 'profiles', 'src/lab/userland'].flatMap((folder) =>
+      filesBelow(join(ROOT, folder), (name) => !/\.(d\.ts|map|stamp|tsbuildinfo)$/.test(name)),
+    ),
+    ...built.map(({ name }) => fileAtItsPlace(join(release, name))),
+    fileAtItsPlace(join(ROOT, 'package.json')),
+    { name: 'etc/lab/serve', source: join(USERLAND, 'etc/lab/serve') },
+    { name: 'etc/nested/init', source: join(HERE, 'init') },
+    { name: 'etc/inittab', source: join(HERE, 'inittab') },
+  ];
 }
 
 /** Files keep their paths, except that the checkout lies in a place of its own. */
-function fileAtItsPlace(source: string): HostFile {
+export function fileAtItsPlace(source: string): HostFile {
   const path = resolve(source);
   const inside = relative(ROOT, path);
   const isInside = !inside.startsWith('..') && !isAbsolute(inside);

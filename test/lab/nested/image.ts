@@ -4,7 +4,7 @@ import { copyFile, type FileHandle, mkdir, open, readdir, rename, rm, stat, unli
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type CpioEntry, cpioPieces, withParents } from '../../../src/lab/cpio.js';
-import { fileEntries, type HostFile, type Part, projectPart, ROOT, systemPart } from './contents.js';
+import { fileEntries, type HostFile, projectFiles, ROOT, type SystemPart, systemPart } from './contents.js';
 
 const CACHE = join(ROOT, '.vendor/nested');
 /** To be changed with what this code makes of the same files. */
@@ -21,12 +21,11 @@ export async function l1Image(files: readonly HostFile[]): Promise<FileHandle> {
   await copyFile(system, path);
   const image = await open(path, 'r+');
   await unlink(path);
-  const project = projectPart();
-  await write(image, (await stat(system)).size, fileEntries([...project.files, ...files]));
+  await write(image, (await stat(system)).size, fileEntries([...projectFiles(), ...files]));
   return image;
 }
 
-async function cachedArchive(part: Part): Promise<string> {
+async function cachedArchive(part: SystemPart): Promise<string> {
   await mkdir(CACHE, { recursive: true });
   const name = `system-${keyOf(part)}.cpio`;
   const path = join(CACHE, name);
@@ -45,15 +44,18 @@ async function cachedArchive(part: Part): Promise<string> {
 }
 
 /** Names, sizes and times of change stand for the contents. */
-function keyOf(part: Part): string {
+function keyOf(part: SystemPart): string {
   const lines = part.files.map(({ name, source }) => {
     const { size, mtimeMs } = statSync(source);
     return `${name} ${source} ${size} ${mtimeMs}`;
   });
-  return createHash('sha256').update([FORMAT, part.key, ...lines].join('\n')).digest('hex').slice(0, 16);
+  return createHash('sha256')
+    .update([FORMAT, part.key, ...lines].join('\n'))
+    .digest('hex')
+    .slice(0, 16);
 }
 
-function* entriesOf(part: Part, made: readonly CpioEntry[]): Generator<CpioEntry> {
+function* entriesOf(part: SystemPart, made: readonly CpioEntry[]): Generator<CpioEntry> {
   yield* fileEntries(part.files);
   yield* made;
 }

@@ -125,7 +125,9 @@ async function askEverything(guest: Guest): Promise<Answers> {
       return { pid, ppid, uid, state, comm: comm.toString('latin1'), args: args.map((arg) => arg.toString('latin1')) };
     }),
     passwd: (await readWholeFile(guest, '/etc/passwd')).toString('latin1'),
-    uname: [name.sysname, name.nodename, name.release, name.version, name.machine].map((part) => part.toString('latin1')),
+    uname: [name.sysname, name.nodename, name.release, name.version, name.machine].map((part) =>
+      part.toString('latin1'),
+    ),
     tree: (listings[0]?.entries ?? [])
       .map(({ name, status }) => {
         const mode = status?.mode.toString(16);

@@ -1,0 +1,153 @@
+#include <fcntl.h>
+#include <linux/close_range.h>
+#include <linux/sockios.h>
+#include <net/if.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "redirect/handlers.h"
+
+namespace penumbra {
+
+Answer HandleClose(Supervisor& supervisor, ToolCall& call) {
+  const int fd = static_cast<int>(call.arguments[0]);
+  const int file = supervisor.FileOf(call, call.arguments[0]);
+  call.process->ForgetFd(fd);
+  if (file == ToolProcess::kLocal) return Answer::Continue();
+  const GuestFile* known = supervisor.files().Find(file);
+  if (known != nullptr && supervisor.files().IsShared(*known)) {
+    supervisor.files().NoteMaybeUnused(file);
+  } else {
+    supervisor.CloseInGuest(file);
+  }
+  // What stands for it is closed by the host's kernel.
+  return Answer::Continue();
+}
+
+Answer HandleCloseRange(Supervisor& supervisor, ToolCall& call) {
+  if ((call.arguments[2] & ~uint64_t{CLOSE_RANGE_CLOEXEC | CLOSE_RANGE_UNSHARE}) != 0) return Answer::Error(EINVAL);
+  call.process->ForgetFds();
+  supervisor.files().NoteSharing();
+  supervisor.files().NoteEndOfProcess();
+  return Answer::Continue();
+}
+
+/// dup, dup2, dup3: the host's kernel does it with what stands for a guest's file.
+Answer HandleDuplicate(Supervisor& supervisor, ToolCall& call) {
+  if (call.number != SYS_dup) {
+    const int replaced = static_cast<int>(call.arguments[1]);
+    const int file = supervisor.FileOf(call, call.arguments[1]);
+    call.process->ForgetFd(replaced);
+    if (file != ToolProcess::kLocal) supervisor.files().NoteMaybeUnused(file);
+  }
+  if (supervisor.FileOf(call, call.arguments[0]) != ToolProcess::kLocal) supervisor.files().NoteSharing();
+  return Answer::Continue();
+}
+
+Answer HandleControlFile(Supervisor& supervisor, ToolCall& call) {
+  const int command = static_cast<int>(call.arguments[1]);
+  const int file = supervisor.FileOf(call, call.arguments[0]);
+  switch (command) {
+    case F_DUPFD:
+    case F_DUPFD_CLOEXEC:
+      if (file != ToolProcess::kLocal) supervisor.files().NoteSharing();
+      return Answer::Continue();
+    case F_GETFD:
+    case F_SETFD:
+      return Answer::Continue();
+    case F_SETOWN:
+    case F_SETSIG:
+    case F_SETLEASE:
+    case F_NOTIFY:
+      return supervisor.Refuse(call);
+    case F_GETFL: {
+      if (file == ToolProcess::kLocal) return Answer::Continue();
+      return Answer::Value(supervisor.Ask(SYS_fcntl, static_cast<uint64_t>(file), F_GETFL) & ~int64_t{O_NONBLOCK});
+    }
+    case F_GETLK:
+    case F_SETLK:
+    case F_SETLKW:
+      // Locks against others mean nothing where nobody else runs.
+      return file == ToolProcess::kLocal ? Answer::Continue() : Answer::Value(0);
+    default:
+      if (file == ToolProcess::kLocal) return Answer::Continue();
+      return Answer::Value(supervisor.Ask(SYS_fcntl, static_cast<uint64_t>(file), call.arguments[1], 0));
+  }
+}
+
+namespace {
+
+/// SIOCGIFCONF: the list's length and address, and the list.
+Answer ListInterfaces(Supervisor& supervisor, ToolCall& call, int file) {
+  constexpr int kMostBytes = 64 << 10;
+  ifconf request;
+  if (!call.process->memory.ReadValue(call.arguments[2], &request)) return Answer::Error(EFAULT);
+  const uint64_t list = reinterpret_cast<uint64_t>(request.ifc_buf);
+  const int room = request.ifc_len;
+  if (room < 0) return Answer::Error(EINVAL);
+  const WindowPiece header = supervisor.Take(sizeof request);
+  const WindowPiece body = supervisor.Take(static_cast<uint64_t>(room < kMostBytes ? room : kMostBytes));
+  if (header.host == nullptr || body.host == nullptr) return Answer::Error(ENOMEM);
+  request.ifc_len = static_cast<int>(body.size);
+  request.ifc_buf = list == 0 ? nullptr : reinterpret_cast<char*>(body.guest);
+  std::memcpy(header.host, &request, sizeof request);
+  const int64_t value = supervisor.Ask(SYS_ioctl, static_cast<uint64_t>(file), SIOCGIFCONF, header.guest);
+  if (value < 0) return Answer::Value(value);
+  std::memcpy(&request, header.host, sizeof request);
+  if (request.ifc_len < 0 || (list != 0 && static_cast<uint64_t>(request.ifc_len) > body.size)) return Answer::Error(EIO);
+  request.ifc_buf = reinterpret_cast<char*>(list);
+  if (list != 0 && !call.process->memory.Write(list, body.host, static_cast<size_t>(request.ifc_len))) {
+    return Answer::Error(EFAULT);
+  }
+  return call.process->memory.Write(call.arguments[2], &request, sizeof request) ? Answer::Value(value)
+                                                                                 : Answer::Error(EFAULT);
+}
+
+struct Command {
+  uint32_t number;
+  uint32_t bytes;  ///< of what its argument points to
+};
+
+/// Questions whose number does not tell the size of their argument: tty_ioctl(2), netdevice(7), linux/fs.h, linux/vt.h.
+constexpr Command kQuestions[] = {
+    {TCGETS, 36},         {TIOCGWINSZ, 8},     {TIOCGPGRP, 4},      {TIOCGSID, 4},       {FIONREAD, 4},
+    {SIOCGIFNAME, 40},    {SIOCGIFFLAGS, 40},  {SIOCGIFADDR, 40},   {SIOCGIFDSTADDR, 40}, {SIOCGIFBRDADDR, 40},
+    {SIOCGIFNETMASK, 40}, {SIOCGIFMETRIC, 40}, {SIOCGIFMTU, 40},    {SIOCGIFHWADDR, 40}, {SIOCGIFINDEX, 40},
+    {SIOCGIFTXQLEN, 40},  {SIOCGIFMAP, 40},    {SIOCGSTAMP, 16},    {0x1260, 8},         {0x1268, 4},
+    {0x125e, 4},          {0x1263, 8},         {0x301, 8},          {0x4b33, 1},         {0x5603, 6},
+};
+constexpr uint32_t kMostArgument = 4096;
+
+}  // namespace
+
+/// Only what asks: the commands named, and those that say of themselves that they only read (asm-generic/ioctl.h).
+Answer HandleControlDevice(Supervisor& supervisor, ToolCall& call) {
+  const int file = supervisor.FileOf(call, call.arguments[0]);
+  const uint32_t command = static_cast<uint32_t>(call.arguments[1]);
+  if (file == ToolProcess::kLocal) {
+    // Characters put into the terminal's input would be read by whoever comes after the tool.
+    if (command == TIOCSTI || command == TIOCLINUX || command == TIOCCONS) return supervisor.Refuse(call);
+    return Answer::Continue();
+  }
+  if (command == FIOCLEX || command == FIONCLEX) return Answer::Continue();
+  if (command == FIONBIO) return Answer::Value(0);
+  if (command == SIOCGIFCONF) return ListInterfaces(supervisor, call, file);
+  uint32_t bytes = 0;
+  for (const Command& question : kQuestions) {
+    if (question.number == command) bytes = question.bytes;
+  }
+  if (bytes == 0 && _IOC_DIR(command) == _IOC_READ) bytes = _IOC_SIZE(command);
+  if (bytes == 0 || bytes > kMostArgument) return Answer::Error(ENOTTY);
+  const WindowPiece argument = supervisor.Take(bytes);
+  if (argument.host == nullptr) return Answer::Error(ENOMEM);
+  if (!call.process->memory.Read(call.arguments[2], argument.host, bytes)) return Answer::Error(EFAULT);
+  const int64_t value = supervisor.Ask(SYS_ioctl, static_cast<uint64_t>(file), command, argument.guest);
+  if (value < 0) return Answer::Value(value);
+  return call.process->memory.Write(call.arguments[2], argument.host, bytes) ? Answer::Value(value)
+                                                                             : Answer::Error(EFAULT);
+}
+
+}  // namespace penumbra

@@ -1,0 +1,35 @@
+#include "redirect/policy.h"
+
+#include <cstring>
+
+#include "error.h"
+
+namespace penumbra {
+
+namespace {
+
+void Require(bool condition) {
+  if (!condition) throw Error("BAD_ARGUMENT", "malformed redirection policy");
+}
+
+}  // namespace
+
+std::vector<CallRule> ReadCallRules(const uint8_t* bytes, size_t size, size_t value_count) {
+  Require(size == Policy::kSyscalls * sizeof(CallRule));
+  std::vector<CallRule> rules(Policy::kSyscalls);
+  std::memcpy(rules.data(), bytes, size);
+  for (const CallRule& rule : rules) {
+    Require(rule.action <= CallRule::kHandler && rule.argument_count <= 6);
+    Require(rule.name[sizeof rule.name - 1] == 0 && rule.handler[sizeof rule.handler - 1] == 0);
+    Require(rule.condition_argument == ArgumentRule::kNone ||
+            (rule.condition_argument < 6 && rule.condition_first <= value_count &&
+             rule.condition_count <= value_count - rule.condition_first));
+    for (const ArgumentRule& argument : rule.arguments) {
+      Require(argument.kind <= ArgumentRule::kFill && argument.divisor != 0);
+      Require(argument.length_argument == ArgumentRule::kNone || argument.length_argument < 6);
+    }
+  }
+  return rules;
+}
+
+}  // namespace penumbra

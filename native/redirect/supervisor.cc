@@ -1,0 +1,292 @@
+#include "redirect/supervisor.h"
+
+#include <poll.h>
+#include <sched.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+
+#include "error.h"
+#include "redirect/filter.h"
+
+namespace penumbra {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr size_t kMostLines = 40;
+
+double Milliseconds(Clock::duration duration) {
+  return std::chrono::duration<double, std::milli>(duration).count();
+}
+
+/// Keeps this thread, and the processes it starts, on one CPU: handing a call over then costs a fifth.
+class OneCpu {
+ public:
+  OneCpu() {
+    cpu_set_t here;
+    CPU_ZERO(&here);
+    if (sched_getaffinity(0, sizeof before_, &before_) != 0) return;
+    CPU_SET(sched_getcpu(), &here);
+    pinned_ = sched_setaffinity(0, sizeof here, &here) == 0;
+  }
+  ~OneCpu() {
+    if (pinned_) sched_setaffinity(0, sizeof before_, &before_);
+  }
+  OneCpu(const OneCpu&) = delete;
+  OneCpu& operator=(const OneCpu&) = delete;
+
+ private:
+  cpu_set_t before_;
+  bool pinned_ = false;
+};
+
+}  // namespace
+
+Supervisor::Supervisor(GuestKernel* guest, Policy policy)
+    : guest_(guest), policy_(std::move(policy)), processes_(policy_) {
+  for (const CallRule& rule : policy_.calls) {
+    handlers_.push_back(rule.action == CallRule::kHandler ? FindHandler(rule.handler) : nullptr);
+    if (rule.action == CallRule::kHandler && handlers_.back() == nullptr) {
+      throw Error("BAD_ARGUMENT", std::string("redirection knows no handler ") + rule.handler);
+    }
+  }
+  seccomp_notif_sizes sizes = {};
+  if (syscall(SYS_seccomp, SECCOMP_GET_NOTIF_SIZES, 0, &sizes) != 0) {
+    throw SystemError("UNSUPPORTED", "this host's kernel has no seccomp user notification");
+  }
+  notification_.resize(std::max<size_t>(sizes.seccomp_notif, sizeof(seccomp_notif)));
+}
+
+RunReport Supervisor::Run(const LaunchRequest& request, std::shared_ptr<RunInterrupter> interrupter,
+                          const Standstill& standstill) {
+  const Clock::time_point begin = Clock::now();
+  message_fd_ = request.standard_fds[2];
+  {
+    const OneCpu pinned;
+    LaunchedTool tool(request, BuildFilter(policy_), std::move(interrupter));
+    listener_ = tool.listener();
+    root_ = tool.launcher();
+    Loop(&tool, standstill);
+  }
+  report_.total_ms = Milliseconds(Clock::now() - begin);
+  report_.refused.assign(refused_.begin(), refused_.end());
+  return report_;
+}
+
+void Supervisor::Loop(LaunchedTool* tool, const Standstill& standstill) {
+  const Clock::time_point begin = Clock::now();
+  bool stands = standstill.budget_ms > 0;
+  pollfd watched[] = {{tool->listener(), POLLIN, 0}, {tool->control(), POLLIN, 0}};
+  while (!ending_) {
+    int limit = -1;
+    if (stands) {
+      const double left = standstill.budget_ms - Milliseconds(Clock::now() - begin);
+      if (left <= 0) {
+        stands = false;
+        Release(standstill);
+        continue;
+      }
+      limit = static_cast<int>(left) + 1;
+    }
+    if (poll(watched, 2, limit) < 0 && errno != EINTR) throw SystemError("INTERNAL", "poll");
+    if ((watched[0].revents & POLLIN) != 0) {
+      Serve(tool->listener());
+      continue;
+    }
+    if (watched[1].revents != 0) {
+      LaunchMessage message = {};
+      if (tool->ReceiveEnd(&message) && message.kind == LaunchMessage::kEnded) {
+        report_.ended = true;
+        report_.status = message.value;
+        report_.left_over = message.left_over;
+      }
+      return;
+    }
+    // Nobody uses the filter any more; the launcher is about to say how it ended.
+    if ((watched[0].revents & POLLHUP) != 0) watched[0].fd = -1;
+  }
+}
+
+void Supervisor::Release(const Standstill& standstill) {
+  const Clock::time_point begin = Clock::now();
+  const uint64_t copied = standstill.release();
+  char line[160];
+  std::snprintf(line, sizeof line, "the guest stood for %.0f ms: its memory was copied (%.0f MiB, %.0f ms), and it runs on",
+                standstill.budget_ms, static_cast<double>(copied) / (1 << 20), Milliseconds(Clock::now() - begin));
+  Say(line);
+}
+
+void Supervisor::Serve(int listener) {
+  std::fill(notification_.begin(), notification_.end(), 0);
+  seccomp_notif* notification = reinterpret_cast<seccomp_notif*>(notification_.data());
+  if (ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, notification) != 0) return;
+  const Clock::time_point begin = Clock::now();
+  ++report_.notifications;
+  taken_ = 0;
+  ToolCall call = {};
+  call.id = notification->id;
+  call.number = static_cast<uint32_t>(notification->data.nr);
+  call.thread = static_cast<pid_t>(notification->pid);
+  call.instruction = notification->data.instruction_pointer;
+  std::copy(std::begin(notification->data.args), std::end(notification->data.args), call.arguments);
+  call.process = processes_.Find(call.thread);
+  if (call.process != nullptr && !call.process->prepared) {
+    if (!processes_.Prepare(call.process)) {
+      End("a program could not be kept from reading the host's clock");
+      return;
+    }
+    // The pid may have been another process's by the time its memory was opened.
+    if (!IsStillWaiting(call)) {
+      processes_.Forget(call.thread);
+      return;
+    }
+  }
+  const Answer answer = call.process == nullptr ? Answer::Error(EPERM) : Decide(call);
+  Send(listener, call, answer);
+  Tidy();
+  report_.handling_ms += Milliseconds(Clock::now() - begin);
+}
+
+bool Supervisor::IsStillWaiting(const ToolCall& call) const {
+  uint64_t id = call.id;
+  return ioctl(listener_, SECCOMP_IOCTL_NOTIF_ID_VALID, &id) == 0;
+}
+
+Answer Supervisor::Decide(ToolCall& call) {
+  if (call.number >= policy_.calls.size()) return Answer::Error(ENOSYS);
+  call.rule = &policy_.calls[call.number];
+  switch (call.rule->action) {
+    case CallRule::kHandler:
+      return handlers_[call.number](*this, call);
+    case CallRule::kGuest:
+      return MeetsCondition(call) ? AskByRule(call) : Refuse(call);
+    case CallRule::kScratch:
+      return policy_.scratch ? AskByRule(call) : Refuse(call);
+    case CallRule::kHere:
+    case CallRule::kFree:
+      return MeetsCondition(call) ? Answer::Continue() : Refuse(call);
+    case CallRule::kAbsent:
+      return Answer::Error(ENOSYS);
+    case CallRule::kDeny:
+    case CallRule::kRefuse:
+      break;
+  }
+  return Refuse(call);
+}
+
+bool Supervisor::MeetsCondition(const ToolCall& call) const {
+  const CallRule& rule = *call.rule;
+  if (rule.condition_argument == ArgumentRule::kNone) return true;
+  const auto first = policy_.values.begin() + rule.condition_first;
+  // Options and commands are ints to the kernel.
+  const uint64_t value = static_cast<uint32_t>(call.arguments[rule.condition_argument]);
+  return std::find(first, first + rule.condition_count, value) != first + rule.condition_count;
+}
+
+void Supervisor::Send(int listener, const ToolCall& call, const Answer& answer) {
+  if (answer.kind == Answer::kSent) return;
+  seccomp_notif_resp response = {};
+  response.id = call.id;
+  if (answer.kind == Answer::kContinue) {
+    ++report_.continued;
+    response.flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE;
+  } else if (answer.value < 0 && answer.value >= -4095) {
+    response.error = static_cast<int32_t>(answer.value);
+  } else {
+    response.val = answer.value;
+  }
+  // Fails when the caller was ended meanwhile: then nobody waits for the answer.
+  ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &response);
+}
+
+void Supervisor::Tidy() {
+  for (const int folder : left_folders_) Ask(SYS_close, static_cast<uint64_t>(folder));
+  left_folders_.clear();
+  if (processes_.ended() != ended_processes_) files_.NoteEndOfProcess();
+  ended_processes_ = processes_.ended();
+  for (const int guest_fd : files_.TakeUnused(root_)) CloseInGuest(guest_fd);
+}
+
+uint64_t Supervisor::guest_pid() {
+  if (!guest_pid_) guest_pid_ = static_cast<uint64_t>(Ask(SYS_getpid));
+  return *guest_pid_;
+}
+
+bool Supervisor::IsOfTool(pid_t pid) const {
+  constexpr int kDeepest = 1000;
+  for (int i = 0; i < kDeepest && pid > 1; ++i) {
+    pid = ParentOf(pid);
+    if (pid == root_) return true;
+  }
+  return false;
+}
+
+WindowPiece Supervisor::Take(uint64_t size) {
+  const GuestWindow window = guest_->window();
+  const uint64_t at = (taken_ + 15) & ~uint64_t{15};
+  if (at > window.size || size > window.size - at) return {};
+  taken_ = at + size;
+  return {window.host + at, window.guest + at, size};
+}
+
+uint8_t* Supervisor::HostAddress(uint64_t guest) const {
+  const GuestWindow window = guest_->window();
+  return guest - window.guest < window.size ? window.host + (guest - window.guest) : nullptr;
+}
+
+int64_t Supervisor::Ask(uint32_t number, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f) {
+  const uint64_t arguments[6] = {a, b, c, d, e, f};
+  const Clock::time_point begin = Clock::now();
+  const GuestKernel::Answer answer = guest_->Call(number, arguments);
+  report_.guest_ms += Milliseconds(Clock::now() - begin);
+  ++report_.guest_calls;
+  const char* name = number < policy_.calls.size() ? policy_.calls[number].name : "?";
+  if (answer.failed) {
+    Say(std::string(name) + " is not answered: " + guest_->failure());
+    return -EIO;
+  }
+  if (answer.blocked) {
+    // What a file system waits for is its disk; a socket or pipe would wait for somebody who does not run.
+    const bool is_file = number == SYS_read || number == SYS_pread64 || number == SYS_openat || number == SYS_getdents64;
+    if (is_file) Say(std::string(name) + " needs the guest's disk: what it asks for is not in the guest's memory");
+    return is_file ? -EIO : answer.value == -EINTR ? -EAGAIN : answer.value;
+  }
+  return answer.value;
+}
+
+Answer Supervisor::Refuse(const ToolCall& call, const std::string& why) {
+  ++refused_[call.rule->name];
+  const bool unknown = call.rule->action == CallRule::kDeny;
+  const bool has_condition = why.empty() && call.rule->condition_argument != ArgumentRule::kNone;
+  const std::string which =
+      has_condition ? " " + std::to_string(static_cast<uint32_t>(call.arguments[call.rule->condition_argument])) : "";
+  Say(std::string(call.rule->name) + which + (unknown ? " is not redirected" : " is refused") +
+      (why.empty() ? (unknown ? "" : ": it would act on the system") : ": " + why));
+  return Answer::Error(EPERM);
+}
+
+void Supervisor::Say(const std::string& line) {
+  if (said_.size() >= kMostLines || !said_.insert(line).second) return;
+  const std::string text = "penumbra: " + line + "\n";
+  // Nothing is lost when nobody can be told.
+  [[maybe_unused]] const ssize_t written = write(message_fd_, text.data(), text.size());
+}
+
+void Supervisor::End(const std::string& why) {
+  Say(why);
+  ending_ = true;
+}
+
+void Supervisor::NoteIdle() {
+  if (++idle_calls_ == policy_.most_idle_calls) {
+    End("the tool does nothing but wait for time to pass, and the guest's clock stands still: ended");
+  }
+}
+
+}  // namespace penumbra

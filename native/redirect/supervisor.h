@@ -1,0 +1,189 @@
+// Answers the system calls of a redirected tool.
+#ifndef PENUMBRA_NATIVE_REDIRECT_SUPERVISOR_H_
+#define PENUMBRA_NATIVE_REDIRECT_SUPERVISOR_H_
+
+#include <linux/seccomp.h>
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "redirect/guest_files.h"
+#include "redirect/guest_kernel.h"
+#include "redirect/launch.h"
+#include "redirect/policy.h"
+#include "redirect/tool_process.h"
+
+namespace penumbra {
+
+/// How a call of the tool is answered.
+struct Answer {
+  enum Kind {
+    kValue,     ///< `value`: a result, or -errno
+    kContinue,  ///< the host's kernel carries it out
+    kSent,      ///< has been answered already
+  };
+  Kind kind;
+  int64_t value = 0;
+
+  static Answer Value(int64_t value) { return {kValue, value}; }
+  static Answer Error(int number) { return {kValue, -static_cast<int64_t>(number)}; }
+  static Answer Continue() { return {kContinue}; }
+  static Answer Sent() { return {kSent}; }
+};
+
+/// A system call that waits for its answer.
+struct ToolCall {
+  uint64_t id;
+  uint32_t number;
+  pid_t thread;
+  uint64_t instruction;
+  uint64_t arguments[6];
+  const CallRule* rule;
+  ToolProcess* process;
+};
+
+/// A piece of the window, taken for one call.
+struct WindowPiece {
+  uint8_t* host = nullptr;
+  uint64_t guest = 0;
+  uint64_t size = 0;
+};
+
+struct Standstill {
+  double budget_ms = 0;           ///< 0: without end
+  std::function<uint64_t()> release;  ///< copies what the guest may change, lets it run on, gives the bytes copied
+};
+
+struct RunReport {
+  int status = 0;  ///< wait status of the tool
+  bool ended = false;  ///< false: the run was cut short
+  uint32_t left_over = 0;
+  uint64_t notifications = 0;
+  uint64_t guest_calls = 0;
+  uint64_t continued = 0;
+  double guest_ms = 0;    ///< in the guest's kernel
+  double handling_ms = 0;  ///< from taking a call up until it is answered, guest_ms included
+  double total_ms = 0;
+  std::vector<std::pair<std::string, uint64_t>> refused;  ///< names of calls that were refused, and how often
+};
+
+class Supervisor;
+using Handler = Answer (*)(Supervisor&, ToolCall&);
+
+/// The handler of this name, or null.
+Handler FindHandler(const char* name);
+
+/// One run of a tool. All members but Run are for the handlers.
+class Supervisor {
+ public:
+  /// Throws Error BAD_ARGUMENT when the policy names a handler that does not exist.
+  Supervisor(GuestKernel* guest, Policy policy);
+
+  /// Starts the tool and answers it until its last process has ended. `message_fd` gets a line about everything that
+  /// was refused. Throws what LaunchedTool throws.
+  RunReport Run(const LaunchRequest& request, std::shared_ptr<RunInterrupter> interrupter,
+                const Standstill& standstill);
+
+  const Policy& policy() const { return policy_; }
+  ToolProcesses& processes() { return processes_; }
+  GuestFiles& files() { return files_; }
+  uint64_t guest_pid();
+  /// Whether a process of the host descends from the launcher.
+  bool IsOfTool(pid_t pid) const;
+
+  /// Room for the buffers of the call in progress. Null `host` when there is none left.
+  WindowPiece Take(uint64_t size);
+  /// Where a place in the window is here; null for any other address.
+  uint8_t* HostAddress(uint64_t guest) const;
+  /// The largest piece that a transfer should take.
+  static constexpr uint64_t kMostTransfer = 1 << 20;
+
+  /// Asks the guest. What did not return becomes EIO, with a line about it.
+  int64_t Ask(uint32_t number, uint64_t a = 0, uint64_t b = 0, uint64_t c = 0, uint64_t d = 0, uint64_t e = 0,
+              uint64_t f = 0);
+
+  /// Marshals by the rule's arguments and asks the guest, or the host where the path is a local one.
+  Answer AskByRule(ToolCall& call);
+
+  enum class Place { kGuest, kLocal, kFault };
+  /// Copies a path out of the tool, and says whose it is. A prefix guest: is taken off.
+  Place TakePath(const ToolCall& call, uint64_t address, LocalPath::Use use, WindowPiece* path);
+  /// Whether the host answers for this file to this caller.
+  bool IsLocalPath(const ToolCall& call, const char* path, LocalPath::Use use) const;
+
+  /// The guest's file behind an fd of the tool, or ToolProcess::kLocal.
+  int FileOf(const ToolCall& call, uint64_t fd) { return files_.Resolve(call.process, static_cast<int>(fd)); }
+
+  /// Replaces a directory argument by the guest's. False: it is a local fd.
+  bool TranslateFolder(const ToolCall& call, uint64_t* folder);
+  /// Makes the working directory of the caller that of the borrowed task.
+  void EnterFolder(ToolProcess* process);
+  /// Takes over a directory that the guest has opened; it is closed when the last process has left it.
+  std::shared_ptr<const GuestFolder> HoldFolder(int guest_fd);
+  /// Makes it the working directory of a process; 0 or -errno.
+  int64_t ChangeFolder(ToolProcess* process, const std::shared_ptr<const GuestFolder>& folder);
+
+  /// Gives the tool a new fd for a file that the guest has opened (`guest_fd` may be an error).
+  Answer GiveGuestFile(const ToolCall& call, int64_t guest_fd, bool close_on_exec, GuestFile details = {});
+  /// Gives the tool a copy of an fd of ours, which is closed. `wanted` -1: the lowest number.
+  Answer GiveLocalFile(const ToolCall& call, int fd, bool close_on_exec);
+  /// Puts a file over an fd of the tool without answering the call.
+  bool ReplaceFile(const ToolCall& call, int source, int tool_fd, bool close_on_exec);
+  /// A copy of an fd of the tool, or -errno.
+  int CopyFd(const ToolCall& call, uint64_t fd);
+  void CloseInGuest(int guest_fd);
+
+  /// EPERM, and a line that says what was refused.
+  Answer Refuse(const ToolCall& call, const std::string& why = {});
+  /// A line on the tool's standard error; each only once.
+  void Say(const std::string& line);
+  /// Ends the run with a line.
+  void End(const std::string& why);
+
+  void NoteProgress() { idle_calls_ = 0; }
+  /// Counts what a program does that waits for time to pass; ends the run when it does nothing else.
+  void NoteIdle();
+  /// Nanoseconds that the tool has slept: its clocks are ahead of the guest's by so much.
+  int64_t slept = 0;
+
+ private:
+  void Loop(LaunchedTool* tool, const Standstill& standstill);
+  void Release(const Standstill& standstill);
+  void Serve(int listener);
+  Answer Decide(ToolCall& call);
+  void Send(int listener, const ToolCall& call, const Answer& answer);
+  bool MeetsCondition(const ToolCall& call) const;
+  bool IsStillWaiting(const ToolCall& call) const;
+  void Tidy();
+  void RememberFolder();
+
+  GuestKernel* guest_;
+  std::vector<int> left_folders_;  ///< to be closed; outlives the folders
+  Policy policy_;
+  std::vector<Handler> handlers_;
+  ToolProcesses processes_;
+  GuestFiles files_;
+  std::vector<uint8_t> notification_;  ///< of the size that the host's kernel wants
+  int listener_ = -1;
+  int message_fd_ = 2;
+  pid_t root_ = 0;
+  uint64_t taken_ = 0;  ///< bytes of the window
+  std::shared_ptr<const GuestFolder> entered_;   ///< working directory of the borrowed task now
+  std::shared_ptr<const GuestFolder> original_;  ///< its own
+  std::set<std::string> said_;
+  std::map<std::string, uint64_t> refused_;
+  std::optional<uint64_t> guest_pid_;
+  uint32_t idle_calls_ = 0;
+  uint64_t ended_processes_ = 0;
+  bool ending_ = false;
+  RunReport report_;
+};
+
+}  // namespace penumbra
+
+#endif  // PENUMBRA_NATIVE_REDIRECT_SUPERVISOR_H_

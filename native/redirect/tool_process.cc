@@ -1,0 +1,184 @@
+#include "redirect/tool_process.h"
+
+#include <elf.h>
+#include <fcntl.h>
+#include <fnmatch.h>
+#include <poll.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "redirect/clock_page.h"
+
+namespace penumbra {
+
+namespace {
+
+constexpr size_t kMostText = 256 << 10;
+
+std::string ReadAll(int folder, const char* name) {
+  std::string text;
+  const int fd = openat(folder, name, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return text;
+  char piece[4096];
+  for (ssize_t got; text.size() < kMostText && (got = read(fd, piece, sizeof piece)) > 0;) text.append(piece, got);
+  close(fd);
+  return text;
+}
+
+/// The number after `label` in a file like /proc/PID/status; -1 when it is not there.
+long Field(const std::string& text, const char* label) {
+  const size_t at = text.find(label);
+  return at == std::string::npos ? -1 : std::strtol(text.c_str() + at + std::strlen(label), nullptr, 10);
+}
+
+int OpenFolder(pid_t pid) {
+  char path[32];
+  std::snprintf(path, sizeof path, "/proc/%d", pid);
+  return open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+}
+
+struct Auxiliary {
+  uint64_t loader = 0;
+  uint64_t clock_page = 0;
+};
+
+Auxiliary ReadAuxiliary(int folder) {
+  const std::string bytes = ReadAll(folder, "auxv");
+  Auxiliary found;
+  for (size_t at = 0; at + sizeof(Elf64_auxv_t) <= bytes.size(); at += sizeof(Elf64_auxv_t)) {
+    Elf64_auxv_t entry;
+    std::memcpy(&entry, bytes.data() + at, sizeof entry);
+    if (entry.a_type == AT_BASE) found.loader = entry.a_un.a_val;
+    if (entry.a_type == AT_SYSINFO_EHDR) found.clock_page = entry.a_un.a_val;
+  }
+  return found;
+}
+
+/// Where the file that is mapped at `base` ends: the last of the neighbouring mappings of the same file.
+uint64_t EndOfFileMappedAt(const std::string& maps, uint64_t base) {
+  uint64_t end = 0;
+  std::string file;
+  for (size_t line = 0; line < maps.size();) {
+    size_t next = maps.find('\n', line);
+    if (next == std::string::npos) next = maps.size();
+    unsigned long from = 0, to = 0;
+    const std::string text = maps.substr(line, next - line);
+    const size_t path = text.find('/');
+    if (std::sscanf(text.c_str(), "%lx-%lx", &from, &to) == 2 && path != std::string::npos) {
+      if (from == base) file = text.substr(path);
+      if (!file.empty() && text.compare(path, std::string::npos, file) == 0) end = to;
+    }
+    line = next + 1;
+  }
+  return end;
+}
+
+}  // namespace
+
+ToolProcess::~ToolProcess() {
+  if (folder >= 0) close(folder);
+  if (pidfd >= 0) close(pidfd);
+}
+
+pid_t ParentOf(pid_t pid) {
+  const int folder = OpenFolder(pid);
+  if (folder < 0) return -1;
+  const std::string status = ReadAll(folder, "status");
+  close(folder);
+  return static_cast<pid_t>(Field(status, "\nPPid:"));
+}
+
+ToolProcess* ToolProcesses::Find(pid_t tid) {
+  const auto known = threads_.find(tid);
+  if (known != threads_.end()) return known->second;
+  DropEnded();
+  const int folder = OpenFolder(tid);
+  if (folder < 0) return nullptr;
+  const std::string status = ReadAll(folder, "status");
+  close(folder);
+  const long pid = Field(status, "\nTgid:");
+  if (pid <= 0) return nullptr;
+  ToolProcess* process = WithPid(static_cast<pid_t>(pid));
+  if (process == nullptr) process = Adopt(static_cast<pid_t>(pid), static_cast<pid_t>(Field(status, "\nPPid:")));
+  if (process != nullptr) threads_[tid] = process;
+  return process;
+}
+
+void ToolProcesses::Forget(pid_t tid) {
+  const auto known = threads_.find(tid);
+  if (known == threads_.end()) return;
+  const ToolProcess* process = known->second;
+  threads_.erase(known);
+  const bool unused =
+      std::none_of(threads_.begin(), threads_.end(), [&](const auto& entry) { return entry.second == process; });
+  if (unused) processes_.erase(process->pid);
+}
+
+ToolProcess* ToolProcesses::WithPid(pid_t pid) {
+  const auto known = processes_.find(pid);
+  return known == processes_.end() ? nullptr : known->second.get();
+}
+
+ToolProcess* ToolProcesses::Adopt(pid_t pid, pid_t parent) {
+  auto process = std::make_unique<ToolProcess>();
+  process->pid = pid;
+  process->folder = OpenFolder(pid);
+  process->pidfd = static_cast<int>(syscall(SYS_pidfd_open, pid, 0));
+  if (process->folder < 0 || process->pidfd < 0) return nullptr;
+  if (const ToolProcess* from = WithPid(parent)) {
+    process->cwd = from->cwd;
+    process->script = from->script;
+  }
+  ToolProcess* adopted = process.get();
+  processes_[pid] = std::move(process);
+  return adopted;
+}
+
+bool ToolProcesses::Prepare(ToolProcess* process) {
+  if (!process->memory.Open(process->folder)) return false;
+  const Auxiliary auxiliary = ReadAuxiliary(process->folder);
+  process->loader_start = process->loader_end = 0;
+  if (auxiliary.loader != 0) {
+    const uint64_t end = EndOfFileMappedAt(ReadAll(process->folder, "maps"), auxiliary.loader);
+    if (end > auxiliary.loader) {
+      process->loader_start = auxiliary.loader;
+      process->loader_end = end;
+    }
+  }
+  if (auxiliary.clock_page != 0 && !RedirectClockPage(process->memory, auxiliary.clock_page)) return false;
+  char path[4096];
+  const ssize_t length = readlinkat(process->folder, "exe", path, sizeof path);
+  process->program.assign(path, length > 0 ? static_cast<size_t>(length) : 0);
+  const std::string name = process->program.substr(process->program.rfind('/') + 1);
+  process->kinds = 0;
+  for (const ToolKind& kind : policy_.tool_kinds) {
+    if (fnmatch(kind.pattern.c_str(), name.c_str(), 0) == 0) process->kinds |= kind.kind;
+  }
+  process->prepared = true;
+  return true;
+}
+
+bool ToolProcesses::DropEnded() {
+  std::vector<pollfd> watched;
+  std::vector<pid_t> pids;
+  for (const auto& [pid, process] : processes_) {
+    watched.push_back({process->pidfd, POLLIN, 0});
+    pids.push_back(pid);
+  }
+  if (watched.empty() || poll(watched.data(), watched.size(), 0) <= 0) return false;
+  for (size_t i = 0; i < watched.size(); ++i) {
+    if (watched[i].revents == 0) continue;
+    const ToolProcess* ended = processes_[pids[i]].get();
+    std::erase_if(threads_, [&](const auto& entry) { return entry.second == ended; });
+    processes_.erase(pids[i]);
+    ++ended_;
+  }
+  return true;
+}
+
+}  // namespace penumbra

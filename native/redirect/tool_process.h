@@ -1,0 +1,93 @@
+// The processes of a redirected tool, as far as the supervisor must tell them apart.
+#ifndef PENUMBRA_NATIVE_REDIRECT_TOOL_PROCESS_H_
+#define PENUMBRA_NATIVE_REDIRECT_TOOL_PROCESS_H_
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "redirect/policy.h"
+#include "redirect/tool_memory.h"
+
+namespace penumbra {
+
+/// A working directory in the guest, held open by a file of the borrowed task.
+struct GuestFolder {
+  int fd;
+};
+
+struct ToolProcess {
+  static constexpr int kUnknown = -2;
+  static constexpr int kLocal = -1;
+  static constexpr int kMostCached = 1024;
+
+  pid_t pid = 0;
+  int folder = -1;  ///< /proc/PID; fails once the process is gone, whoever has its pid then
+  int pidfd = -1;
+  ToolMemory memory;
+  bool prepared = false;  ///< what follows is known of the program that it executes now
+  uint64_t loader_start = 0, loader_end = 0;
+  uint32_t kinds = 0;          ///< of the program, see ToolKind
+  std::string program;         ///< its path
+  std::string script;          ///< path of a script that it interprets, as it was executed
+  std::shared_ptr<const GuestFolder> cwd;  ///< none: the borrowed task's own
+  std::vector<int16_t> fds;    ///< guest's file behind each fd, or kUnknown, kLocal
+
+  ToolProcess() : fds(kMostCached, kUnknown) {}
+  ~ToolProcess();
+  ToolProcess(const ToolProcess&) = delete;
+  ToolProcess& operator=(const ToolProcess&) = delete;
+
+  bool IsLoader(uint64_t instruction) const { return instruction - loader_start < loader_end - loader_start; }
+  void ForgetFd(int fd) {
+    if (fd >= 0 && fd < kMostCached) fds[fd] = kUnknown;
+  }
+  void ForgetFds() { std::fill(fds.begin(), fds.end(), static_cast<int16_t>(kUnknown)); }
+};
+
+/// The parent of a process of the host; -1 when there is no such process.
+pid_t ParentOf(pid_t pid);
+
+class ToolProcesses {
+ public:
+  explicit ToolProcesses(const Policy& policy) : policy_(policy) {}
+
+  /// The process that thread `tid` belongs to; null when it is gone. The caller must check afterwards that the
+  /// notification which named the thread is still valid, and Forget(tid) if not.
+  ToolProcess* Find(pid_t tid);
+  void Forget(pid_t tid);
+
+  /// Learns what is needed of a process that has just executed a program. False when it is gone or cannot be kept
+  /// from asking the host's clock.
+  bool Prepare(ToolProcess* process);
+
+  ToolProcess* WithPid(pid_t pid);
+  size_t count() const { return processes_.size(); }
+  /// How many have ended so far.
+  uint64_t ended() const { return ended_; }
+
+  /// Drops those that have ended; returns whether there were any.
+  bool DropEnded();
+
+  template <typename Visit>
+  void ForEach(Visit visit) const {
+    for (const auto& [pid, process] : processes_) visit(*process);
+  }
+
+ private:
+  ToolProcess* Adopt(pid_t pid, pid_t parent);
+
+  const Policy& policy_;
+  uint64_t ended_ = 0;
+  std::map<pid_t, std::unique_ptr<ToolProcess>> processes_;
+  std::unordered_map<pid_t, ToolProcess*> threads_;
+};
+
+}  // namespace penumbra
+
+#endif  // PENUMBRA_NATIVE_REDIRECT_TOOL_PROCESS_H_
