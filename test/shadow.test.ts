@@ -204,7 +204,7 @@ t.test('which failures are worth another stop', async (t) => {
   };
   t.equal(patience(failure('LOCKED', 'user')), 100);
   t.equal(patience(failure('WOULD_BLOCK', 'kernel')), 20);
-  t.equal(patience(failure('WOULD_BLOCK', 'user')), 3);
+  t.equal(patience(failure('WOULD_BLOCK', 'user')), 6);
   t.equal(patience(failure('ENGINE', 'kernel')), 0);
   t.equal(patience(new PenumbraError('GUEST_GONE', '')), 0);
   t.equal(patience(new Error('of somebody else')), 0);

@@ -1,4 +1,4 @@
-import { parseArgs, type ParseArgsConfig } from 'node:util';
+import { type ParseArgsConfig, parseArgs } from 'node:util';
 import type { Options, PositionalOptions } from 'yargs';
 import type { AnyCommand, CommonArguments } from './command.js';
 import { commands } from './commands.js';
@@ -43,8 +43,12 @@ function takeOptions(args: readonly string[], options: Record<string, Options>):
       tokens: true,
     });
     const named = parsed.tokens.filter((token) => token.kind === 'option');
-    const areDoubtful = named.some(({ name, value }, at) => value === '' || named.findIndex((o) => o.name === name) < at);
-    return areDoubtful ? undefined : { values: { ...parsed.values } as Words['values'], positionals: parsed.positionals };
+    const areDoubtful = named.some(
+      ({ name, value }, at) => value === '' || named.findIndex((o) => o.name === name) < at,
+    );
+    return areDoubtful
+      ? undefined
+      : { values: { ...parsed.values } as Words['values'], positionals: parsed.positionals };
   } catch {
     return undefined;
   }

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { BatchStep } from '../shadow/batch.js';
-import { CallError, worthAnotherStop } from '../shadow/failure.js';
+import { CallError, timeToMoveOn, worthAnotherStop } from '../shadow/failure.js';
 import type { NativeStepResult } from '../shadow/nativeCall.js';
 import type { Shadow } from '../shadow/shadow.js';
 import { StepList } from '../shadow/stepList.js';
@@ -86,7 +86,7 @@ export class Moment implements AsyncDisposable {
           attempt = 0;
           continue;
         }
-        await sleep(1 + Math.min(attempt, 20));
+        await sleep(timeToMoveOn(attempt));
         attempt += 1;
       }
     }

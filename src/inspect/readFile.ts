@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { PenumbraError } from '../errors.js';
 import { AT_EMPTY_PATH, AT_FDCWD, O_NONBLOCK, O_RDONLY, O_WRONLY, SEEK_SET } from '../shadow/constants.js';
 import { errnoName, errnoOfResult } from '../shadow/errno.js';
-import { CallError, worthAnotherStop } from '../shadow/failure.js';
+import { CallError, timeToMoveOn, worthAnotherStop } from '../shadow/failure.js';
 import { NativeArgumentKind, type NativeStepResult } from '../shadow/nativeCall.js';
 import { bytesOf, out, StepList, value } from '../shadow/stepList.js';
 import { requireStatus, requireSuccess } from './fileStatus.js';
@@ -108,7 +108,7 @@ class Reading {
         if (!isPassing(error, attempt)) throw this.#explain(error);
         this.#cautious = true;
         await this.#moment.end();
-        await sleep(1 + Math.min(attempt, 20));
+        await sleep(timeToMoveOn(attempt));
       }
     }
   }

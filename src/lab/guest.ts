@@ -9,7 +9,7 @@ import type { CpioEntry } from './cpio.js';
 import { labInitrd } from './initrd.js';
 import { connectConsole, launch } from './launch.js';
 import { endWithThisProcess, FOLDER_PREFIX, guestFolders, MEMORY_FOLDER, release } from './lifetime.js';
-import { endProcess, isAlive, type ProcessIdentity, signal } from './process.js';
+import { endProcess, isAlive, type ProcessIdentity, pidNamespace, signal } from './process.js';
 import { type GuestFiles, guestFiles, qemuCommand } from './qemu.js';
 import { completeSpec, type LabSpec } from './spec.js';
 
@@ -32,6 +32,8 @@ export interface StartOptions {
 /** What a guest's folder says of it, for other processes. */
 interface GuestRecord {
   process: ProcessIdentity;
+  /** of pids, in which `process` has its pid */
+  namespace: string;
   spec: LabSpec;
   /** What `uname -r` says in the guest. */
   release: string;
@@ -82,7 +84,7 @@ export class LabGuest implements AsyncDisposable {
   static async #launch(spec: LabSpec, kernel: LabKernel, folder: string, outlive: boolean): Promise<LabGuest> {
     const files = guestFiles(folder);
     const process = await launch(await qemuCommand(spec, kernel, files), files.emulatorLog, outlive);
-    const guest = new LabGuest(folder, { process, spec, release: kernel.release });
+    const guest = new LabGuest(folder, { process, namespace: pidNamespace(), spec, release: kernel.release });
     endWithThisProcess(guest);
     await guest.#writeRecord();
     return guest;
@@ -119,6 +121,11 @@ export class LabGuest implements AsyncDisposable {
 
   get isRunning(): boolean {
     return isAlive(this.#record.process);
+  }
+
+  /** Its QEMU has ended, as far as that can be told: from another pid namespace it cannot. */
+  get isLeftOver(): boolean {
+    return this.#record.namespace === pidNamespace() && !this.isRunning;
   }
 
   /** Milliseconds from QEMU's start until userland was up; undefined while the guest boots. */
@@ -186,7 +193,7 @@ function folderBase(spec: LabSpec): string {
 async function sweep(): Promise<void> {
   for (const folder of await guestFolders()) {
     const guest = await LabGuest.open(folder);
-    if (guest?.isRunning === false) await guest.stop();
+    if (guest?.isLeftOver) await guest.stop();
   }
 }
 

@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs';
+import { readFileSync, readlinkSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 
 /** A process as one can find it again: a pid alone may be another process by then. */
@@ -12,6 +12,15 @@ export interface ProcessIdentity {
 export function identify(pid: number): ProcessIdentity | undefined {
   const fields = statFields(pid);
   return fields && { pid, startTime: Number(fields[STARTTIME]) };
+}
+
+/** The namespace in which this process sees pids; empty where /proc is not there to tell. */
+export function pidNamespace(): string {
+  try {
+    return readlinkSync('/proc/self/ns/pid');
+  } catch {
+    return '';
+  }
 }
 
 export function isAlive(process: ProcessIdentity): boolean {

@@ -68,7 +68,7 @@ function entry(name: string, guest: LabGuest): LabEntry {
 
 async function removeIfGone(folder: string): Promise<void> {
   const guest = await LabGuest.open(folder);
-  if (guest !== undefined && !guest.isRunning) await guest.stop();
+  if (guest?.isLeftOver) await guest.stop();
 }
 
 async function folderOf(name: string): Promise<string> {

@@ -7,7 +7,12 @@ import {
   type ProcessSample,
   sampleProcesses,
 } from '../inspect/processes.js';
-import type { Process } from '../inspect/records.js';
+import { type StatOptions, statFile } from '../inspect/fileStatus.js';
+import { type FindOptions, type FindReport, findFiles } from '../inspect/findFiles.js';
+import { type DirectoryReport, type ListOptions, listDirectory } from '../inspect/listDirectory.js';
+import { readWholeFile } from '../inspect/readFile.js';
+import type { NamedFile, Process, SystemName } from '../inspect/records.js';
+import { uname } from '../inspect/uname.js';
 import type { Kernel, Step } from '../kernel/kernel.js';
 import { onlineCpus, perCpuBase, possibleCpus } from '../kernel/perCpu.js';
 import { recogniseKernel } from '../kernel/recognise.js';
@@ -221,6 +226,30 @@ export class Guest implements AsyncDisposable {
   async processesAndAccounts(): Promise<{ processes: Process[]; accounts: Accounts }> {
     const { processes, also } = await this.#processesWith(accountsInShadow);
     return { processes, accounts: also };
+  }
+
+  /** A directory, or with `recursive` all below it. @throws PenumbraError GUEST_ERROR when it cannot be listed */
+  async list(path: string | Buffer, options: ListOptions = {}): Promise<DirectoryReport> {
+    return listDirectory(this, path, options);
+  }
+
+  /** The contents of a file. @throws PenumbraError GUEST_ERROR; DEVICE_ACCESS where it is not in the guest's memory */
+  async readFile(path: string | Buffer, limit?: number): Promise<Buffer> {
+    return readWholeFile(this, path, limit);
+  }
+
+  /** What statx(2) says of a file. @throws PenumbraError GUEST_ERROR */
+  async stat(path: string | Buffer, options: StatOptions = {}): Promise<NamedFile> {
+    return statFile(this, path, options);
+  }
+
+  /** Files below a directory, as find(1) chooses them. */
+  async find(path: string | Buffer, options: FindOptions = {}): Promise<FindReport> {
+    return findFiles(this, path, options);
+  }
+
+  async uname(): Promise<SystemName> {
+    return uname(this);
   }
 
   async #processesWith<Also>(ask: (shadow: Shadow) => Promise<Also>): Promise<{ processes: Process[]; also: Also }> {

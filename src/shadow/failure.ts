@@ -40,8 +40,16 @@ export function worthAnotherStop(error: unknown, attempt: number): boolean {
   ];
   if (!metByChance.includes(error.code)) return false;
   // Another vCPU may have been in the kernel while the one taken was not.
-  const limit = error instanceof CallError && error.stopClass !== 'kernel' ? 3 : 20;
+  const limit = error instanceof CallError && error.stopClass !== 'kernel' ? 6 : 20;
   return attempt < limit;
+}
+
+/**
+ * For how many ms the guest runs before it is stopped once more. Longer each time: on a busy host its vCPU may not have
+ * had a turn at all in the first ones.
+ */
+export function timeToMoveOn(attempt: number): number {
+  return Math.min(40, 4 ** attempt);
 }
 
 function place(address: bigint, kernel: Kernel): string {

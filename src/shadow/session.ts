@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { EnterReport, NativeGuest, StopClass } from '../binding.js';
 import { PenumbraError } from '../errors.js';
 import type { Kernel } from '../kernel/kernel.js';
-import { worthAnotherStop } from './failure.js';
+import { timeToMoveOn, worthAnotherStop } from './failure.js';
 import { type Borrowed, contextRecipe } from './recipe.js';
 import { Shadow } from './shadow.js';
 
@@ -176,8 +176,7 @@ export class ShadowSession {
       } catch (error) {
         if (!worthAnotherStop(error, attempt)) throw error;
         this.#countRetry(error as PenumbraError);
-        // Long enough for the guest to leave what it was doing.
-        await sleep(1 + Math.min(attempt, 20));
+        await sleep(timeToMoveOn(attempt));
       }
     }
   }

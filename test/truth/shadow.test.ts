@@ -48,7 +48,7 @@ const COMMANDS: [command: string, answer: RegExp][] = [
   ['ls /srv/tree', /^numbers$/m],
   ['cat /srv/tree/numbers', /^1\n2\n3\n/],
   ['stat /srv/tree', /drwx/],
-  ['find /srv/tree -name deep*', /deepest/],
+  ['find /srv/tree --name deep*', /deepest/],
   ['uname', /^Linux lab /],
   ['syscall mkdir /tmp/only-in-the-shadow', /0/],
   ['call nr_processes', /\d/],

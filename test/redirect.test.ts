@@ -1,0 +1,157 @@
+/** How the rules of redirection are compiled, and how redirected tools behave. */
+import { spawnSync } from 'node:child_process';
+import { chmodSync, closeSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import t from 'tap';
+import { attach, type Guest } from '../src/index.js';
+import { toolEnvironment } from '../src/redirect/environment.js';
+import { localFiles } from '../src/redirect/localFiles.js';
+import { compilePolicy } from '../src/redirect/policy.js';
+import { redirectionRules } from '../src/redirect/rules.js';
+import { findTool } from '../src/redirect/tool.js';
+import type { RunOptions } from '../src/redirect/run.js';
+import { syscallTable } from '../src/shadow/syscallTable.js';
+import { labGuest } from './lab/driver.js';
+
+t.setTimeout(300_000);
+
+t.test('the rules', async (t) => {
+  const rules = redirectionRules();
+  const missing = [...syscallTable().all()].filter(({ name }) => !rules.has(name)).map(({ name }) => name);
+  t.same(missing, [], 'every call of the table has a rule');
+  const policy = compilePolicy();
+  t.equal(policy.calls.length, 512 * 160);
+  t.throws(() => redirectionRules('allow read'), { code: 'INTERNAL', message: /line 1: no rule 'allow'/ });
+  t.throws(() => redirectionRules('guest read\nhere read'), { message: /line 2: read occurs twice/ });
+  t.throws(() => redirectionRules('guest only x read'), { message: /'x' is no condition/ });
+  t.throws(() => compilePolicy(syscallTable(), redirectionRules('guest nosuch')), { message: /no system call nosuch/ });
+  t.throws(() => compilePolicy(syscallTable(), redirectionRules('guest only x=1 read')), { message: /read has no argument x/ });
+});
+
+t.test('the local files', async (t) => {
+  const { localPaths, toolKinds } = localFiles('kind snake python*\nsnake any /lib/python/\nevery open /dev/null');
+  t.same(toolKinds, [{ kind: 1, pattern: 'python*' }]);
+  t.same(localPaths, [
+    { kinds: 1, match: 1, use: 1, path: '/lib/python' },
+    { kinds: 0, match: 0, use: 0, path: '/dev/null' },
+  ]);
+  for (const wrong of ['kind', 'snake any /x', 'every look /x', 'every any /x /y']) {
+    t.throws(() => localFiles(wrong), { code: 'INTERNAL', message: /line 1/ }, wrong);
+  }
+});
+
+t.test('the environment', async (t) => {
+  const environment = toolEnvironment({ LANG: 'C', SECRET: 'x', LC_ALL: 'C', PATH: '/own' }, ['MINE=1']).map(String);
+  t.ok(environment.includes('LANG=C') && environment.includes('MINE=1'));
+  t.notOk(environment.some((entry) => entry.startsWith('SECRET') || entry === 'PATH=/own'));
+});
+
+t.test('finding a tool', async (t) => {
+  const folder = mkdtempSync(join(tmpdir(), 'penumbra-tools-'));
+  t.teardown(() => rmSync(folder, { recursive: true }));
+  const make = (name: string, content: Buffer | string, mode = 0o755): string => {
+    const path = join(folder, name);
+    writeFileSync(path, content);
+    chmodSync(path, mode);
+    return path;
+  };
+  t.equal(findTool([Buffer.from('sh')], '/nowhere:/usr/bin').program, '/usr/bin/sh');
+  t.throws(() => findTool([Buffer.from('no-such-tool')]), { code: 'NO_TOOL' });
+  t.throws(() => findTool([]), { code: 'NO_TOOL' });
+  t.throws(() => findTool([Buffer.from(make('plain', 'x', 0o644))]), { code: 'NO_TOOL' });
+  t.throws(() => findTool([Buffer.from(make('text', 'echo'))]), { code: 'UNSUPPORTED', message: /no 64-bit program/ });
+  const elf = Buffer.from(readFileSync('/usr/bin/true'));
+  elf[4] = 1;
+  t.throws(() => findTool([Buffer.from(make('narrow', elf))]), { code: 'UNSUPPORTED', message: /no 64-bit program/ });
+  t.ok(findTool([Buffer.from(make('script', '#!/bin/sh\n'))]));
+});
+
+interface Printed {
+  exit: number;
+  stdout: string;
+  stderr: string;
+}
+
+async function run(guest: Guest, words: string[], options: RunOptions = {}, input = ''): Promise<Printed> {
+  const folder = mkdtempSync(join(tmpdir(), 'penumbra-run-'));
+  const at = (name: string): string => join(folder, name);
+  writeFileSync(at('in'), input);
+  const fds = [openSync(at('in'), 'r'), openSync(at('out'), 'w'), openSync(at('err'), 'w')] as const;
+  try {
+    const { exit } = await guest.run(words, { budget: 0, environment: ['LANG=C'], fds, ...options });
+    return { exit, stdout: readFileSync(at('out'), 'latin1'), stderr: readFileSync(at('err'), 'latin1') };
+  } finally {
+    for (const fd of fds) closeSync(fd);
+    rmSync(folder, { recursive: true });
+  }
+}
+
+t.test('tools against a guest', async (t) => {
+  const lab = await labGuest(t);
+  await using guest = await attach({ qmp: lab.socket, callTimeout: 5000 });
+  const shell = (command: string, options?: RunOptions, input?: string) => run(guest, ['sh', '-c', command], options, input);
+
+  await t.test('exit status', async (t) => {
+    t.equal((await shell('exit 7')).exit, 7);
+    t.equal((await shell('kill -TERM $$; true')).exit, 0, 'its own number is that of the borrowed task, who is not hit');
+    t.equal((await run(guest, ['cat', '/nowhere'])).exit, 1);
+  });
+
+  await t.test('processes, pipes and files of their own', async (t) => {
+    t.equal((await shell('cat /etc/passwd | grep alice | cut -d: -f1')).stdout, 'alice\n');
+    t.equal((await shell('cat < /etc/passwd | head -1; (cd /srv/tree; pwd); pwd')).stdout.split('\n').slice(1).join(' '), '/srv/tree / ');
+    t.equal((await shell('cat; cat /dev/stdin', {}, 'from here\n')).stdout, 'from here\n');
+    t.equal((await shell('sleep 1000 & echo $((1 + 1))')).stdout, '2\n', 'what is left behind is ended');
+    t.equal((await shell('i=0; while [ $i -lt 40 ]; do cat /etc/hosts > /dev/null; i=$((i + 1)); done; echo $i')).stdout, '40\n');
+  });
+
+  await t.test('the guest, and not the host', async (t) => {
+    t.equal((await run(guest, ['uname', '-n'])).stdout, 'lab\n');
+    t.equal((await run(guest, ['hostname'])).stdout, 'lab\n');
+    const release = (await lab.text('uname -r')).trim();
+    t.equal((await run(guest, ['uname', '-r'])).stdout.trim(), release);
+    const environment = (await run(guest, ['env'])).stdout;
+    t.notMatch(environment, /npm_|NODE|TAP/);
+    const clock = Number((await run(guest, ['date', '+%s'])).stdout);
+    t.ok(Math.abs(clock - Number(await lab.text('date +%s'))) < 30, "the guest's time");
+  });
+
+  await t.test('what would act is refused, and vanishes with --scratch', async (t) => {
+    const refused = await shell('echo x > /tmp/new');
+    t.not(refused.exit, 0);
+    t.match(refused.stderr, /penumbra: openat is refused: writing to \/tmp\/new/);
+    const scratch = await shell('echo x > /tmp/new; mkdir /tmp/folder; cat /tmp/new; ls -d /tmp/folder', { scratch: true });
+    t.equal(scratch.stdout, 'x\n/tmp/folder\n');
+    t.equal(await lab.text('ls /tmp/new /tmp/folder 2> /dev/null; true'), '');
+    t.match((await run(guest, ['kill', '-9', '2'])).stderr, /kill is refused/);
+    t.equal((await shell('kill -0 2 && echo there')).stdout, 'there\n');
+  });
+
+  await t.test('time passes for those who sleep', async (t) => {
+    const [first = 0, second = 0] = (await shell('date +%s; sleep 100; date +%s')).stdout.trim().split('\n').map(Number);
+    t.equal(second - first, 100);
+  });
+
+  await t.test('a path by whose it is', async (t) => {
+    t.match((await shell('cat guest:/etc/passwd')).stdout, /alice/);
+    t.equal((await shell('cat /etc/lab/../passwd | grep -c alice')).stdout, '1\n');
+  });
+
+  await t.test('the budget', async (t) => {
+    const { stdout, stderr } = await shell('cat /etc/passwd | wc -l; find / > /dev/null 2>&1; cat /etc/passwd | wc -l', { budget: 1 });
+    t.match(stderr, /the guest stood for 1 ms: its memory was copied/);
+    const [before, after] = stdout.trim().split('\n');
+    t.equal(before, after);
+    t.equal(await lab.runState(), 'running');
+  });
+
+  await t.test('interrupted', async (t) => {
+    const stop = new AbortController();
+    setTimeout(() => stop.abort(new Error('enough')), 300);
+    await t.rejects(shell('while :; do :; done', { signal: stop.signal }), { message: 'enough' });
+    t.equal(await lab.runState(), 'running');
+    const left = spawnSync('pgrep', ['-f', 'while :; do :; done'], { encoding: 'utf8' }).stdout;
+    t.equal(left, '', 'no process is left');
+  });
+});
