@@ -25,13 +25,18 @@ export class Report {
     const row: Row = { suite: this.#suite, name, unit, ...summary, ...(target === undefined ? {} : { target }) };
     this.rows.push(row);
     const numbers = `median ${format(row.median)}  min ${format(row.minimum)} ${unit}`;
-    const verdict = target === undefined ? '' : row.median <= target ? `  (target ${target}: met)` : `  (target ${target}: SHORT)`;
+    const verdict =
+      target === undefined ? '' : row.median <= target ? `  (target ${target}: met)` : `  (target ${target}: SHORT)`;
     process.stdout.write(`  ${name.padEnd(58)} ${numbers.padEnd(40)} n=${row.rounds}${verdict}\n`);
   }
 
   /** A quotient of two medians (and of two minima) taken in the same run. */
   ratio(name: string, above: Summary, below: Summary, target?: number): void {
-    const summary = { median: above.median / below.median, minimum: above.minimum / below.minimum, rounds: above.rounds };
+    const summary = {
+      median: above.median / below.median,
+      minimum: above.minimum / below.minimum,
+      rounds: above.rounds,
+    };
     this.add(name, 'ratio', summary, target);
   }
 }

@@ -80,20 +80,18 @@ function anyArgument(index: number): fc.Arbitrary<BatchStep['args'][number]> {
   return fc.oneof(...plain, fc.record({ kind: fc.constant(NativeArgumentKind.result), step: fc.nat(index - 1) }));
 }
 
-const anyBatch = fc
-  .nat(12)
-  .chain((count) =>
-    fc.tuple(
-      ...Array.from(
-        { length: count },
-        (_, index) =>
-          fc.record({
-            nr: fc.nat(500),
-            args: fc.array(anyArgument(index), { maxLength: 6 }),
-          }) as fc.Arbitrary<BatchStep>,
-      ),
+const anyBatch = fc.nat(12).chain((count) =>
+  fc.tuple(
+    ...Array.from(
+      { length: count },
+      (_, index) =>
+        fc.record({
+          nr: fc.nat(500),
+          args: fc.array(anyArgument(index), { maxLength: 6 }),
+        }) as fc.Arbitrary<BatchStep>,
     ),
-  );
+  ),
+);
 
 t.test('batches', async (t) => {
   const guest = guestWithoutShadow(t);

@@ -13,7 +13,11 @@ export async function measureLoad(guest: Guest, report: Report, rounds: number):
   const small = await shadows(guest, rounds, getpid.steps);
   report.add('bare stop', 'ms', summarise(bare.map(({ stop }) => stop)));
   report.add('bare stop + registers', 'ms', summarise(bare.map(({ stop, registers }) => stop + registers)));
-  report.add('bare stop + registers + resume', 'ms', summarise(bare.map(({ stop, registers, resume }) => stop + registers + resume)));
+  report.add(
+    'bare stop + registers + resume',
+    'ms',
+    summarise(bare.map(({ stop, registers, resume }) => stop + registers + resume)),
+  );
   const whole = small.map(({ stop, registers, load }) => stop + registers + load);
   report.add('stop -> context loaded', 'ms', summarise(whole), 0.17);
   report.add('own share: private pages (while registers travel)', 'ms', summarise(small.map(({ refresh }) => refresh)));

@@ -22,7 +22,11 @@ export async function measureSession(guest: Guest, report: Report, rounds: numbe
   });
   const standstill = summarise(samples);
   report.add('standstill, stop to resume', 'ms', standstill);
-  const scaled = { ...standstill, median: (standstill.median * 50) / count, minimum: (standstill.minimum * 50) / count };
+  const scaled = {
+    ...standstill,
+    median: (standstill.median * 50) / count,
+    minimum: (standstill.minimum * 50) / count,
+  };
   report.add('the same per 50 processes', 'ms', scaled, 4);
   const pages = (await guest.statistics()).privatePages;
   report.add('pages copied', 'count', { median: pages, minimum: pages, rounds: 1 });

@@ -98,7 +98,10 @@ function requireFit(needs: EngineNeeds, device: string): void {
   const cpuid = addon.kvmCpuid(device);
   const missing = missingFeatures(needs.kernel, needs.vcpus, cpuid);
   if (missing.length > 0) {
-    throw new PenumbraError('UNSUPPORTED', `KVM on this host lacks what the guest's processor has: ${missing.join(', ')}`);
+    throw new PenumbraError(
+      'UNSUPPORTED',
+      `KVM on this host lacks what the guest's processor has: ${missing.join(', ')}`,
+    );
   }
   const bits = addressBits(cpuid);
   if (needs.topOfMemory > 1n << BigInt(bits)) {

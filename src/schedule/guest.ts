@@ -1,5 +1,8 @@
 import { PenumbraError } from '../errors.js';
 import { type Accounts, accountsInShadow } from '../inspect/accounts.js';
+import { type StatOptions, statFile } from '../inspect/fileStatus.js';
+import { type FindOptions, type FindReport, findFiles } from '../inspect/findFiles.js';
+import { type DirectoryReport, type ListOptions, listDirectory } from '../inspect/listDirectory.js';
 import {
   describeProcesses,
   guessFrom,
@@ -7,9 +10,6 @@ import {
   type ProcessSample,
   sampleProcesses,
 } from '../inspect/processes.js';
-import { type StatOptions, statFile } from '../inspect/fileStatus.js';
-import { type FindOptions, type FindReport, findFiles } from '../inspect/findFiles.js';
-import { type DirectoryReport, type ListOptions, listDirectory } from '../inspect/listDirectory.js';
 import { readWholeFile } from '../inspect/readFile.js';
 import type { NamedFile, Process, SystemName } from '../inspect/records.js';
 import { uname } from '../inspect/uname.js';
@@ -163,7 +163,10 @@ export class Guest implements AsyncDisposable {
       engine: this.#engine.name,
       engineReason: this.#engine.reason,
       borrowed: { pid: this.#borrowed.pid, comm: this.#borrowed.comm },
-      steps: [...this.#steps, ...kernel.steps.map(({ name, milliseconds }) => ({ name: `kernel: ${name}`, milliseconds }))],
+      steps: [
+        ...this.#steps,
+        ...kernel.steps.map(({ name, milliseconds }) => ({ name: `kernel: ${name}`, milliseconds })),
+      ],
     };
   }
 

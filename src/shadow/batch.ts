@@ -1,5 +1,5 @@
 import type { NativeBatchResult } from '../binding.js';
-import { NativeArgumentKind, type NativeArgument, type NativeStep, type NativeStepResult } from './nativeCall.js';
+import { type NativeArgument, NativeArgumentKind, type NativeStep, type NativeStepResult } from './nativeCall.js';
 
 /**
  * Encodes a list of calls for the native executor and reads its answer. The layout is that of native/shadow/batch.h:
@@ -98,7 +98,12 @@ export function decodeBatch(steps: readonly BatchStep[], result: NativeBatchResu
   for (const value of result.values) answers.push({ value, out: [] });
   for (const step of result.blocked) (answers[step] as NativeStepResult).blocked = true;
   for (let at = 0; at + 3 < result.outs.length; at += 4) {
-    const [step, argument, offset, length] = result.outs.subarray(at, at + 4) as unknown as [number, number, number, number];
+    const [step, argument, offset, length] = result.outs.subarray(at, at + 4) as unknown as [
+      number,
+      number,
+      number,
+      number,
+    ];
     const answer = answers[step];
     if (answer === undefined) continue;
     const index = argument - (firstArgument[step] as number);

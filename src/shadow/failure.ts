@@ -1,5 +1,5 @@
-import { stopClasses, type NativeFailure, type StopClass } from '../binding.js';
-import { PenumbraError, type ErrorCode } from '../errors.js';
+import { type NativeFailure, type StopClass, stopClasses } from '../binding.js';
+import { type ErrorCode, PenumbraError } from '../errors.js';
 import type { Kernel } from '../kernel/kernel.js';
 
 /** A call in a shadow that ended otherwise than by returning. `address` is where the guest's code stood. */
@@ -15,7 +15,10 @@ export class CallError extends PenumbraError {
     super(failure.code as ErrorCode, message, { address: failure.address });
     this.call = call;
     this.stopClass = stopClass;
-    this.callers = Array.from(failure.callers, (address) => kernel.symbolAt(address)?.name ?? `0x${address.toString(16)}`);
+    this.callers = Array.from(
+      failure.callers,
+      (address) => kernel.symbolAt(address)?.name ?? `0x${address.toString(16)}`,
+    );
   }
 }
 

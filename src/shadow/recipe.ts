@@ -219,7 +219,8 @@ function floatingPoint(kernel: Kernel): NativeRecipe['patches'] {
     }
   }
   const inUse = kernel.symbol('in_kernel_fpu');
-  if (inUse !== undefined) list.push({ where: perCpu(inUse), width: 1, keep: 0n, source: Source.constant, constant: 1 });
+  if (inUse !== undefined)
+    list.push({ where: perCpu(inUse), width: 1, keep: 0n, source: Source.constant, constant: 1 });
   return list;
 }
 

@@ -2,8 +2,8 @@ import type { EnterReport, NativeGuest, NativeRedirectRequest, NativeRunReport }
 import { PenumbraError } from '../errors.js';
 import type { Kernel } from '../kernel/kernel.js';
 import { type BatchStep, decodeBatch, encodeBatch } from './batch.js';
-import { CallError, stopClassOf } from './failure.js';
 import type { DecodedResult } from './decodedResult.js';
+import { CallError, stopClassOf } from './failure.js';
 import { marshal } from './marshal.js';
 import { NativeArgumentKind, type NativeStepResult } from './nativeCall.js';
 import type { SyscallArgument } from './syscallArgument.js';
@@ -106,7 +106,12 @@ export class Shadow {
     }
     const [blocked] = result.blocked;
     if (blocked !== undefined && !mayBlock) {
-      const failure = { code: 'WOULD_BLOCK', message: 'the call would sleep', address: 0n, callers: new BigUint64Array() };
+      const failure = {
+        code: 'WOULD_BLOCK',
+        message: 'the call would sleep',
+        address: 0n,
+        callers: new BigUint64Array(),
+      };
       throw new CallError(failure, nameOf(steps[blocked]), this.stopClass, this.#kernel);
     }
     return decodeBatch(steps, result);

@@ -5,8 +5,11 @@ export interface SelfView {
   /** clock ticks since boot: with the pid it names a process */
   start: number;
   exact: Map<string, string>;
-  /** in clock ticks; only grow */
-  ticks: { utime: number; stime: number };
+  /**
+   * in user mode and in the kernel, ms. Only the sum is measured and never shrinks; the kernel estimates the parts anew
+   * each time somebody asks (kernel/sched/cputime.c, cputime_adjust)
+   */
+  processorTime: number;
 }
 
 /** Where proc(5) has them in /proc/PID/stat, counted from 1. */
@@ -24,6 +27,8 @@ const STAT = {
 };
 const [UTIME, STIME, START, RSS] = [14, 15, 22, 24];
 const PAGE = 4096;
+/** USER_HZ is 100 */
+const TICK_MS = 10;
 const HEADER = /(?:^|\n)==> \/proc\/(\d+)\/(stat|status|cmdline) <==\n/;
 
 /** All processes by pid, read in the guest by one program. What ended meanwhile is left out. */
@@ -63,6 +68,6 @@ function view(stat: string, status: string, cmdline: string): SelfView {
       ['gid', effective('Gid')],
       ['args', cmdline.replace(/\0$/, '')],
     ]),
-    ticks: { utime: Number(word(UTIME)), stime: Number(word(STIME)) },
+    processorTime: (Number(word(UTIME)) + Number(word(STIME))) * TICK_MS,
   };
 }
