@@ -10,7 +10,7 @@
   "targets": [
     {
       "target_name": "penumbra",
-      "sources": ["<!@(find native -name '*.cc' ! -name '*_main.cc')"],
+      "sources": ["<!@(find native -name '*.cc' ! -name '*_main.cc' ! -path 'native/test/*')"],
       "include_dirs": ["<(unicorn)/include", "node_modules/node-addon-api"],
       "defines": ["NAPI_VERSION=8", "NODE_ADDON_API_CPP_EXCEPTIONS"],
       "libraries": [

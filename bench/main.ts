@@ -15,6 +15,7 @@ import { Report } from './report.js';
 import { measureRecognition } from './suites/kernel.js';
 import { measureLoad } from './suites/load.js';
 import { measureCommands, measureSession } from './suites/processes.js';
+import { measureRedirection } from './suites/redirect.js';
 import { measureSyscalls } from './suites/syscalls.js';
 
 const { values } = parseArgs({
@@ -52,5 +53,6 @@ async function bench(kernel: LabSpec['kernel']): Promise<void> {
   }
   await measureRecognition(lab.qmp, report, rounds);
   await measureCommands(lab, report, rounds);
+  if (accelerator === 'tcg') await measureRedirection(kernel, report, rounds);
   if (values.json !== undefined) await writeFile(values.json, `${JSON.stringify(report.rows, undefined, 2)}\n`);
 }

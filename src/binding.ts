@@ -92,6 +92,14 @@ export interface NativeRecipe {
   traps: { address: bigint; kind: number; value: bigint | number; name: string }[];
 }
 
+/** `addresses` are those of the matches, `next` is where to go on, `to` (0 for 2^64) when the search is over. */
+export interface NativeHits {
+  addresses: BigUint64Array;
+  next: bigint;
+  /** bytes that were there */
+  searched: number;
+}
+
 /** What a redirected run is to be: native/binding/redirect.h. */
 export interface NativeRedirectRequest {
   policy: {
@@ -133,9 +141,34 @@ export interface NativeGuest {
   read(gpa: bigint, length: number): Buffer;
   find(needle: Buffer, from: bigint, to: bigint, limit: number): bigint[];
   translate(root: bigint, levels: number, address: bigint): bigint | undefined;
+  /** `result` is an index into walkResults of src/target/target.ts. */
+  walk(root: bigint, levels: number, address: bigint): { result: number; gpa: bigint; pageSize: bigint; entry: bigint };
+  /** The bytes before the first that is not there. */
   readVirtual(root: bigint, levels: number, address: bigint, length: number): Buffer;
-  /** three words per extent: address, gpa, size */
-  extents(root: bigint, levels: number, from: bigint, to: bigint): BigUint64Array;
+  /** Four words per hole: address, size, result, page table entry. */
+  readPresent(root: bigint, levels: number, address: bigint, length: number): { bytes: Buffer; holes: BigUint64Array };
+  /** Two words per request, address and length; `lengths` says how much of each was there. */
+  readScattered(root: bigint, levels: number, requests: BigUint64Array): { bytes: Buffer; lengths: BigUint64Array };
+  /** `hits` and `misses` count the lookups of a page's translation that was known, and was not. */
+  loadWords(
+    root: bigint,
+    levels: number,
+    addresses: BigUint64Array,
+  ): { values: BigUint64Array; missing: Uint32Array; hits: number; misses: number };
+  /** Three words per extent: address, gpa, size. Not complete when there are too many. */
+  extents(root: bigint, levels: number, from: bigint, to: bigint): { words: BigUint64Array; complete: boolean };
+  /** Ends after about `budget` bytes. */
+  findVirtual(
+    root: bigint,
+    levels: number,
+    needle: Buffer,
+    from: bigint,
+    to: bigint,
+    limit: number,
+    budget: bigint,
+  ): Promise<NativeHits>;
+  /** The guest's RAM is another now. Resolves when the shadow, which was made of the old one, is gone. */
+  setRam(regions: readonly RamRegion[]): Promise<void>;
 
   /**
    * Takes over `fd`, whose other end QEMU's gdbserver is about to get. Leaves the guest as `foundRunning` says and gives
@@ -159,7 +192,10 @@ export interface NativeGuest {
   redirect(request: NativeRedirectRequest): Promise<NativeRunReport>;
   /** Ends all processes of that tool. */
   interruptRedirect(): void;
-  readShadow(address: bigint, length: number): Promise<Buffer>;
+  /** Through the borrowed task's page tables unless another root is given; the bytes before the first that is not there. */
+  readShadow(address: bigint, length: number, root?: bigint): Promise<Buffer>;
+  /** Writes into the shadow only; resolves with the number of bytes before the first that is not there. */
+  writeShadow(address: bigint, bytes: Buffer, root?: bigint): Promise<number>;
   /** Resumes; resolves with the nanoseconds for which the guest stood still. */
   leave(): Promise<number>;
   /** Loads the shadow over the running guest, with the registers of the last stop; to be followed by `endRehearsal`. */

@@ -19,7 +19,6 @@ export type ErrorCode =
   | 'NO_KALLSYMS'
   | 'NO_KERNEL' // no Linux kernel found in this target
   | 'NO_MEMBER'
-  | 'NO_SHARED_RAM'
   | 'NO_SYMBOL'
   | 'NO_TOOL' // the host has no such program
   | 'NO_TASK' // the guest has no such process

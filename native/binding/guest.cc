@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "binding/environment.h"
+#include "binding/guest_memory.h"
 #include "binding/guest_thread.h"
 #include "binding/process.h"
 #include "binding/recipe.h"
@@ -16,7 +17,6 @@
 #include "error.h"
 #include "hypervisor/gdbstub.h"
 #include "memory/guest_ram.h"
-#include "memory/page_walk.h"
 #include "memory/scan.h"
 #include "shadow/shadow.h"
 
@@ -25,9 +25,6 @@ namespace penumbra {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-constexpr uint32_t kMaxRead = 256 << 20;
-constexpr size_t kMaxExtents = 65536;
 
 double Nanoseconds(Clock::duration duration) {
   return static_cast<double>(std::chrono::duration_cast<std::chrono::nanoseconds>(duration).count());
@@ -42,6 +39,13 @@ struct GuestState {
   std::unique_ptr<Shadow> shadow;
   std::vector<VcpuState> vcpus;  ///< as of the last stop
   Clock::time_point stopped_at;
+  Episode episode{0};
+
+  // What the guest's memory was may be relied on from here ...
+  void Stands() { episode |= 1; }
+  // ... to here, right before it runs.
+  void Runs() { episode += episode & 1; }
+
   std::optional<std::string> gone;  ///< why the guest is no longer the one that was attached to
 
   std::optional<double> let_go;  ///< ns after which the guest ran on although its shadow is still in use
@@ -50,6 +54,7 @@ struct GuestState {
   uint64_t LetGo() {
     const uint64_t copied = RequireShadow().CopyMemory();
     RequireShadow().NoteCode();
+    Runs();
     RequireStub().Resume();
     let_go = Nanoseconds(Clock::now() - stopped_at);
     return copied;
@@ -133,11 +138,17 @@ class Guest final : public Napi::ObjectWrap<Guest> {
   static Napi::Function Define(Napi::Env env) {
     return DefineClass(env, "Guest",
                        {
-                           InstanceMethod<&Guest::Read>("read"),
-                           InstanceMethod<&Guest::Find>("find"),
-                           InstanceMethod<&Guest::TranslateAddress>("translate"),
-                           InstanceMethod<&Guest::ReadThrough>("readVirtual"),
-                           InstanceMethod<&Guest::Extents>("extents"),
+                           InstanceMethod<&Guest::OfMemory<&GuestMemory::Read>>("read"),
+                           InstanceMethod<&Guest::OfMemory<&GuestMemory::Find>>("find"),
+                           InstanceMethod<&Guest::OfMemory<&GuestMemory::TranslateAddress>>("translate"),
+                           InstanceMethod<&Guest::OfMemory<&GuestMemory::Walk>>("walk"),
+                           InstanceMethod<&Guest::OfMemory<&GuestMemory::ReadVirtual>>("readVirtual"),
+                           InstanceMethod<&Guest::OfMemory<&GuestMemory::ReadPresent>>("readPresent"),
+                           InstanceMethod<&Guest::OfMemory<&GuestMemory::ReadScattered>>("readScattered"),
+                           InstanceMethod<&Guest::OfMemory<&GuestMemory::LoadWords>>("loadWords"),
+                           InstanceMethod<&Guest::OfMemory<&GuestMemory::Extents>>("extents"),
+                           InstanceMethod<&Guest::FindThrough>("findVirtual"),
+                           InstanceMethod<&Guest::SetRam>("setRam"),
                            InstanceMethod<&Guest::ConnectStub>("connectStub"),
                            InstanceMethod<&Guest::DetachStub>("detachStub"),
                            InstanceMethod<&Guest::Stop>("stop"),
@@ -151,6 +162,7 @@ class Guest final : public Napi::ObjectWrap<Guest> {
                            InstanceMethod<&Guest::Redirect>("redirect"),
                            InstanceMethod<&Guest::InterruptRedirect>("interruptRedirect"),
                            InstanceMethod<&Guest::ReadShadow>("readShadow"),
+                           InstanceMethod<&Guest::WriteShadow>("writeShadow"),
                            InstanceMethod<&Guest::Leave>("leave"),
                            InstanceMethod<&Guest::BeginRehearsal>("beginRehearsal"),
                            InstanceMethod<&Guest::EndRehearsal>("endRehearsal"),
@@ -161,63 +173,19 @@ class Guest final : public Napi::ObjectWrap<Guest> {
   }
 
   explicit Guest(const Napi::CallbackInfo& info) : Napi::ObjectWrap<Guest>(info), thread_(info.Env()) {
-    const Napi::Array regions = info[0].As<Napi::Array>();
-    std::vector<RamDescriptor> descriptors;
-    for (uint32_t i = 0; i < regions.Length(); ++i) {
-      const Napi::Object region = regions.Get(i).As<Napi::Object>();
-      descriptors.push_back({ReadWord(region.Get("gpa"), "gpa"), ReadWord(region.Get("size"), "size"),
-                             static_cast<int>(ReadWord(region.Get("fd"), "fd")),
-                             ReadWord(region.Get("offset"), "offset")});
-    }
-    ram_ = Guarded(info.Env(), [&] { return std::make_shared<const GuestRam>(std::move(descriptors)); });
-    state_ = std::make_shared<GuestState>(ram_);
+    std::shared_ptr<const GuestRam> ram = OpenRam(info);
+    state_ = std::make_shared<GuestState>(ram);
+    memory_.emplace(std::move(ram), std::shared_ptr<const Episode>(state_, &state_->episode));
   }
 
  private:
-  // --- Reads of live memory: no job, because the mappings never change and nothing here waits.
-
-  Napi::Value Read(const Napi::CallbackInfo& info) {
-    const uint64_t gpa = ReadWord(info[0], "gpa");
-    const uint32_t length = ReadLength(info[1]);
-    return Guarded(info.Env(), [&]() -> Napi::Value {
-      Napi::Buffer<uint8_t> out = Napi::Buffer<uint8_t>::New(info.Env(), length);
-      Ram(info).Read(gpa, out.Data(), length);
-      return out;
-    });
+  static std::shared_ptr<const GuestRam> OpenRam(const Napi::CallbackInfo& info) {
+    return Guarded(info.Env(), [&] { return std::make_shared<const GuestRam>(ReadRegions(info[0])); });
   }
 
-  Napi::Value Find(const Napi::CallbackInfo& info) {
-    const Napi::Buffer<uint8_t> needle = info[0].As<Napi::Buffer<uint8_t>>();
-    const std::vector<uint64_t> hits =
-        FindBytes(Ram(info).table(), needle.Data(), needle.Length(), ReadWord(info[1], "from"),
-                  ReadWord(info[2], "to"), ReadLength(info[3]));
-    Napi::Array array = Napi::Array::New(info.Env(), hits.size());
-    for (uint32_t i = 0; i < hits.size(); ++i) array.Set(i, Napi::BigInt::New(info.Env(), hits[i]));
-    return array;
-  }
-
-  Napi::Value TranslateAddress(const Napi::CallbackInfo& info) {
-    const Translation translation = Translate(Ram(info).table(), ReadSpace(info), ReadWord(info[2], "address"));
-    if (!translation.mapped()) return info.Env().Undefined();
-    return Napi::BigInt::New(info.Env(), translation.gpa);
-  }
-
-  /// Returns the bytes before the first one that is not mapped.
-  Napi::Value ReadThrough(const Napi::CallbackInfo& info) {
-    const uint32_t length = ReadLength(info[3]);
-    std::unique_ptr<uint8_t[]> bytes(new uint8_t[length]);
-    const uint64_t got =
-        ReadVirtual(Ram(info).table(), ReadSpace(info), ReadWord(info[2], "address"), bytes.get(), length);
-    return Napi::Buffer<uint8_t>::Copy(info.Env(), bytes.get(), got);
-  }
-
-  Napi::Value Extents(const Napi::CallbackInfo& info) {
-    const std::vector<Extent> extents = FindExtents(Ram(info).table(), ReadSpace(info), ReadWord(info[2], "from"),
-                                                    ReadWord(info[3], "to"), kMaxExtents);
-    Napi::BigUint64Array array = Napi::BigUint64Array::New(info.Env(), extents.size() * 3);
-    static_assert(sizeof(Extent) == 24);
-    if (!extents.empty()) std::memcpy(array.Data(), extents.data(), extents.size() * sizeof(Extent));
-    return array;
+  template <Napi::Value (GuestMemory::*method)(const Napi::CallbackInfo&)>
+  Napi::Value OfMemory(const Napi::CallbackInfo& info) {
+    return ((*memory_).*method)(info);
   }
 
   // --- Jobs of the guest's thread.
@@ -225,6 +193,41 @@ class Guest final : public Napi::ObjectWrap<Guest> {
   template <typename Body>
   Napi::Value Post(const Napi::CallbackInfo& info, Body body) {
     return thread_.Post(info.Env(), [state = state_, body = std::move(body)]() mutable { return body(*state); });
+  }
+
+  /// The guest's RAM is another now; the shadow, which was made of the old one, is gone.
+  Napi::Value SetRam(const Napi::CallbackInfo& info) {
+    std::shared_ptr<const GuestRam> ram = OpenRam(info);
+    memory_->Replace(ram);
+    return Post(info, [ram = std::move(ram)](GuestState& state) mutable -> GuestThread::Reply {
+      state.shadow = nullptr;
+      state.ram = std::move(ram);
+      return nullptr;
+    });
+  }
+
+  Napi::Value FindThrough(const Napi::CallbackInfo& info) {
+    const AddressSpace space = ReadSpace(info);
+    const Napi::Buffer<uint8_t> bytes = info[2].As<Napi::Buffer<uint8_t>>();
+    const std::vector<uint8_t> needle(bytes.Data(), bytes.Data() + bytes.Length());
+    const uint64_t from = ReadWord(info[3], "from");
+    const uint64_t to = ReadWord(info[4], "to");
+    const uint32_t limit = ReadLength(info[5]);
+    const uint64_t budget = ReadWord(info[6], "budget");
+    return Post(info, [=](GuestState& state) -> GuestThread::Reply {
+      auto hits = std::make_shared<VirtualHits>(
+          FindVirtual(*state.ram, space, needle.data(), needle.size(), from, to, limit, budget));
+      state.ram->RequireIntact();
+      return [hits](Napi::Env env) -> Napi::Value {
+        Napi::BigUint64Array addresses = Napi::BigUint64Array::New(env, hits->addresses.size());
+        std::copy(hits->addresses.begin(), hits->addresses.end(), addresses.Data());
+        Napi::Object object = Napi::Object::New(env);
+        object.Set("addresses", addresses);
+        object.Set("next", Napi::BigInt::New(env, hits->next));
+        object.Set("searched", static_cast<double>(hits->searched));
+        return object;
+      };
+    });
   }
 
   Napi::Value ConnectStub(const Napi::CallbackInfo& info) {
@@ -249,6 +252,7 @@ class Guest final : public Napi::ObjectWrap<Guest> {
     const double limit = info[0].As<Napi::Number>().DoubleValue();
     return Post(info, [limit](GuestState& state) -> GuestThread::Reply {
       const std::unique_ptr<GdbStub> stub = std::exchange(state.stub, nullptr);
+      state.Runs();
       if (stub) stub->Detach(After(limit));
       return nullptr;
     });
@@ -262,12 +266,14 @@ class Guest final : public Napi::ObjectWrap<Guest> {
       stub.InterruptAndRequestRegisters(deadline);
       state.vcpus = stub.ReceiveRegisters(deadline);
       state.stopped_at = Clock::now();
+      state.Stands();
       return [vcpus = state.vcpus](Napi::Env env) { return ToJavaScript(env, vcpus); };
     });
   }
 
   Napi::Value Resume(const Napi::CallbackInfo& info) {
     return Post(info, [](GuestState& state) -> GuestThread::Reply {
+      state.Runs();
       state.RequireStub().Resume();
       return nullptr;
     });
@@ -345,6 +351,7 @@ class Guest final : public Napi::ObjectWrap<Guest> {
       const Clock::time_point refreshed = Clock::now();
       state.vcpus = stub.ReceiveRegisters(deadline);
       const Clock::time_point received = Clock::now();
+      state.Stands();
       const Context context = shadow.Load(state.vcpus);
       const Clock::time_point loaded = Clock::now();
       return [=, pages = shadow.private_page_count()](Napi::Env env) -> Napi::Value {
@@ -397,12 +404,26 @@ class Guest final : public Napi::ObjectWrap<Guest> {
   Napi::Value ReadShadow(const Napi::CallbackInfo& info) {
     const uint64_t address = ReadWord(info[0], "address");
     const uint32_t length = ReadLength(info[1]);
-    return Post(info, [address, length](GuestState& state) -> GuestThread::Reply {
+    const std::optional<uint64_t> root = ReadRoot(info[2]);
+    return Post(info, [address, length, root](GuestState& state) -> GuestThread::Reply {
+      const Shadow& shadow = state.RequireShadow();
       auto bytes = std::make_shared<std::vector<uint8_t>>(length);
-      bytes->resize(state.RequireShadow().Read(address, bytes->data(), length));
+      bytes->resize(shadow.Read(root.value_or(shadow.root()), address, bytes->data(), length));
       return [bytes](Napi::Env env) -> Napi::Value {
         return Napi::Buffer<uint8_t>::Copy(env, bytes->data(), bytes->size());
       };
+    });
+  }
+
+  Napi::Value WriteShadow(const Napi::CallbackInfo& info) {
+    const uint64_t address = ReadWord(info[0], "address");
+    const Napi::Buffer<uint8_t> given = info[1].As<Napi::Buffer<uint8_t>>();
+    const std::optional<uint64_t> root = ReadRoot(info[2]);
+    std::vector<uint8_t> bytes(given.Data(), given.Data() + given.Length());
+    return Post(info, [address, bytes = std::move(bytes), root](GuestState& state) -> GuestThread::Reply {
+      Shadow& shadow = state.RequireShadow();
+      const uint64_t written = shadow.Write(root.value_or(shadow.root()), address, bytes.data(), bytes.size());
+      return [written](Napi::Env env) { return Napi::Number::New(env, static_cast<double>(written)); };
     });
   }
 
@@ -415,6 +436,7 @@ class Guest final : public Napi::ObjectWrap<Guest> {
         return [stood](Napi::Env env) { return Napi::Number::New(env, *stood); };
       }
       shadow.NoteCode();
+      state.Runs();
       state.RequireStub().Resume();
       const double standstill = Nanoseconds(Clock::now() - state.stopped_at);
       shadow.Collect();
@@ -465,7 +487,7 @@ class Guest final : public Napi::ObjectWrap<Guest> {
 
   /// Gives back the thread, the engine and all mappings; nothing can be asked any more.
   Napi::Value Close(const Napi::CallbackInfo& info) {
-    ram_ = nullptr;
+    memory_->Replace(nullptr);
     return thread_.Close(info.Env(), [state = state_]() -> GuestThread::Reply {
       state->shadow = nullptr;
       state->stub = nullptr;
@@ -474,24 +496,11 @@ class Guest final : public Napi::ObjectWrap<Guest> {
     });
   }
 
-  const GuestRam& Ram(const Napi::CallbackInfo& info) const {
-    if (ram_ == nullptr) {
-      throw Napi::Error(info.Env(), ToJavaScript(info.Env(), Error("BAD_ARGUMENT", "the guest is detached")));
-    }
-    return *ram_;
+  static std::optional<uint64_t> ReadRoot(Napi::Value value) {
+    return value.IsUndefined() ? std::nullopt : std::optional(ReadWord(value, "root"));
   }
 
-  static AddressSpace ReadSpace(const Napi::CallbackInfo& info) {
-    return {ReadWord(info[0], "root"), static_cast<int>(ReadWord(info[1], "levels"))};
-  }
-
-  static uint32_t ReadLength(Napi::Value value) {
-    const uint64_t length = ReadWord(value, "length");
-    if (length > kMaxRead) throw Napi::RangeError::New(value.Env(), "length is too large");
-    return static_cast<uint32_t>(length);
-  }
-
-  std::shared_ptr<const GuestRam> ram_;  ///< for JavaScript's thread; until Close
+  std::optional<GuestMemory> memory_;
   std::shared_ptr<GuestState> state_;
   std::shared_ptr<RunInterrupter> interrupter_;
   GuestThread thread_;

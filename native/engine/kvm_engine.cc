@@ -89,9 +89,7 @@ void KvmEngine::PlantTrap(TrapSite* site) {
   site->code = nullptr;
   const Translation translation = Translate(memory_.table(), space(), site->trap.address);
   // The guest's own byte: the private copy may still have the HLT of the last Load().
-  const uint8_t* guest = translation.mapped() ? memory_.live().At(translation.gpa, 1) : nullptr;
-  if (guest == nullptr) return;
-  site->original = *guest;
+  if (!translation.mapped() || !memory_.live().Copy(translation.gpa, &site->original, 1)) return;
   site->code = memory_.table().At(translation.gpa, 1);
   if (site->trap.returns) {
     const TrapCode code = CodeThatReturns(*site->trap.returns);

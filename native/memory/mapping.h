@@ -3,6 +3,7 @@
 #define PENUMBRA_NATIVE_MEMORY_MAPPING_H_
 
 #include <cstdint>
+#include <memory>
 #include <utility>
 
 namespace penumbra {
@@ -15,24 +16,28 @@ class Mapping {
     kAnonymous,       ///< zero-filled memory of our own; `fd` and `offset` are ignored
   };
 
-  Mapping() = default;
+  Mapping();
+  /// `offset` and `size` are whole pages of 4 KiB, also where the file consists of larger ones.
   /// Throws Error PERMISSION or ENGINE when the kernel refuses the mapping.
   Mapping(Kind kind, int fd, uint64_t offset, uint64_t size);
   ~Mapping();
-  Mapping(Mapping&& other) noexcept
-      : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
-  Mapping& operator=(Mapping&& other) noexcept {
-    std::swap(data_, other.data_);
-    std::swap(size_, other.size_);
-    return *this;
-  }
+  Mapping(Mapping&& other) noexcept;
+  Mapping& operator=(Mapping&& other) noexcept;
 
   uint8_t* data() const { return data_; }
   uint64_t size() const { return size_; }
 
+  /// The file lost its end, and what was touched there reads as zeros now. Never true for anonymous memory.
+  bool is_lost() const;
+
  private:
+  class Guard;
+
   uint8_t* data_ = nullptr;
   uint64_t size_ = 0;
+  uint8_t* start_ = nullptr;  ///< of the mmap: data_, rounded down to the file's own page size
+  uint64_t length_ = 0;
+  std::unique_ptr<Guard> guard_;
 };
 
 }  // namespace penumbra

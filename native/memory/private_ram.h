@@ -3,21 +3,24 @@
 #define PENUMBRA_NATIVE_MEMORY_PRIVATE_RAM_H_
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "memory/guest_ram.h"
+#include "memory/lazy_copy.h"
 #include "memory/mapping.h"
 #include "memory/region_table.h"
 
 namespace penumbra {
 
-/// MAP_PRIVATE mappings of the regions of a GuestRam plus one region of scratch memory that the guest does not
-/// have. Pages that were written are private; the others follow the live guest, so the whole is one instant only
-/// while the guest stands still.
+/// MAP_PRIVATE mappings of the regions of a GuestRam, or copies made page by page where that cannot be, plus one region
+/// of scratch memory that the guest does not have. Pages that were written are private; the others follow the live
+/// guest, so the whole is one instant only while the guest stands still.
 class PrivateRam {
  public:
-  /// `scratch_gpa` must lie above all RAM. Throws Error BAD_ARGUMENT, ENGINE.
-  PrivateRam(const GuestRam& ram, uint64_t scratch_gpa, uint64_t scratch_size);
+  /// `scratch_gpa` must lie above all RAM. `touch` says whether the kernel will touch this memory as well (a KVM engine).
+  /// Throws Error BAD_ARGUMENT, ENGINE, PERMISSION, UNSUPPORTED.
+  PrivateRam(const GuestRam& ram, uint64_t scratch_gpa, uint64_t scratch_size, Touch touch = Touch::kUserCode);
   ~PrivateRam();
   PrivateRam(const PrivateRam&) = delete;
   PrivateRam& operator=(const PrivateRam&) = delete;
@@ -25,12 +28,13 @@ class PrivateRam {
   /// RAM and scratch, both writable.
   const RegionTable& table() const { return table_; }
   /// The guest's own RAM, as it is now.
-  const RegionTable& live() const { return ram_.table(); }
+  const GuestRam& live() const { return ram_; }
   uint64_t scratch_gpa() const { return scratch_gpa_; }
   uint8_t* scratch() const { return scratch_.data(); }
 
   /// Looks up which pages became private since the last call (slow: asks the host kernel; meant for when the
-  /// guest runs again). Keeps at most `keep_limit` of them to be refreshed and gives the others back.
+  /// guest runs again). Keeps at most `keep_limit` of them to be refreshed and gives the others back; of pages copied
+  /// on touch, which includes those only read, several times as many.
   void CollectPrivatePages(size_t keep_limit);
 
   /// Copies the guest's present content over every private page that CollectPrivatePages found.
@@ -44,12 +48,21 @@ class PrivateRam {
   /// Gives all private pages back.
   void DropAll();
 
-  /// Guest-physical addresses of the private pages known.
-  const std::vector<uint64_t>& private_pages() const { return private_pages_; }
+  /// Private pages known, and pages copied on touch.
+  size_t page_count() const { return private_pages_.size() + (lazy_ ? lazy_->page_count() : 0); }
+
+  /// Throws Error GUEST_GONE when what was read here may not have been the guest's: its RAM was taken away meanwhile.
+  void RequireWhole() const;
 
  private:
+  struct Fork {
+    uint64_t gpa;
+    Mapping memory;
+  };
+
   const GuestRam& ram_;
-  std::vector<Mapping> mappings_;
+  std::vector<Fork> forks_;
+  std::optional<LazyCopy> lazy_;
   Mapping scratch_;
   uint64_t scratch_gpa_;
   RegionTable table_;

@@ -35,6 +35,23 @@ class RegionTable {
     return nullptr;
   }
 
+  /// Bytes from `gpa` to the end of its region, 0 outside all of them.
+  uint64_t Left(uint64_t gpa) const {
+    for (const MappedRegion& region : regions_) {
+      const uint64_t offset = gpa - region.gpa;
+      if (offset < region.size) return region.size - offset;
+    }
+    return 0;
+  }
+
+  /// Bytes from `gpa`, which lies outside, to the next region, or to the end of all addresses.
+  uint64_t Gap(uint64_t gpa) const {
+    for (const MappedRegion& region : regions_) {
+      if (region.gpa > gpa) return region.gpa - gpa;
+    }
+    return ~gpa;
+  }
+
   /// Reads an aligned or unaligned little-endian word; false when it is not wholly inside one region.
   template <typename T>
   bool Load(uint64_t gpa, T* value) const {
@@ -42,6 +59,13 @@ class RegionTable {
     if (host == nullptr) return false;
     std::memcpy(value, host, sizeof(T));
     return true;
+  }
+
+  /// The 512 entries of the page table at `gpa`, which is page-aligned; nullptr outside. `buffer` is for memory that is
+  /// not mapped.
+  const uint64_t* Table(uint64_t gpa, uint64_t*) const {
+    // Safe: regions, and so the tables in them, are page-aligned on the host.
+    return reinterpret_cast<const uint64_t*>(At(gpa, kPageSize));
   }
 
  private:

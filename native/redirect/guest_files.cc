@@ -82,6 +82,18 @@ GuestFile* GuestFiles::Find(int guest_fd) {
   return found == files_.end() ? nullptr : &found->second;
 }
 
+void GuestFiles::AddReference(int guest_fd) {
+  if (GuestFile* file = Find(guest_fd)) ++file->references;
+}
+
+bool GuestFiles::DropReference(int guest_fd) {
+  GuestFile* file = Find(guest_fd);
+  if (file == nullptr) return false;
+  if (!IsShared(*file)) return --file->references == 0;
+  NoteMaybeUnused(guest_fd);
+  return false;
+}
+
 int GuestFiles::Resolve(ToolProcess* process, int fd) {
   if (fd < 0) return ToolProcess::kLocal;
   if (fd < ToolProcess::kMostCached && process->fds[fd] != ToolProcess::kUnknown) return process->fds[fd];

@@ -15,6 +15,7 @@ struct GuestFile {
   uint64_t serial;     ///< tells it from others that had the same number before
   uint64_t opened_at;  ///< count of sharings then
   pid_t owner;
+  uint32_t references = 1;  ///< fds of its owner; counts only until it is shared
   int family = 0;    ///< of a socket
   int protocol = 0;
   bool writable = false;
@@ -35,8 +36,12 @@ class GuestFiles {
   /// The guest's file behind `fd` of `process`: its number, or ToolProcess::kLocal.
   int Resolve(ToolProcess* process, int fd);
 
-  /// Files open now may be open in several places from now on.
+  /// Files open now may be open in several processes from now on, or have been closed by an exec.
   void NoteSharing() { ++sharings_; }
+  /// The owner has one more fd for it.
+  void AddReference(int guest_fd);
+  /// An fd for it was closed; true when nobody has another, and the guest's is to be closed.
+  bool DropReference(int guest_fd);
   bool IsShared(const GuestFile& file) const { return file.opened_at < sharings_; }
   /// A shared file was closed somewhere: perhaps for the last time.
   void NoteMaybeUnused(int guest_fd) { maybe_unused_.push_back(guest_fd); }

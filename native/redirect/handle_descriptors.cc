@@ -1,5 +1,6 @@
 #include <fcntl.h>
 #include <linux/close_range.h>
+#include <linux/nsfs.h>
 #include <linux/sockios.h>
 #include <net/if.h>
 #include <sys/ioctl.h>
@@ -17,12 +18,7 @@ Answer HandleClose(Supervisor& supervisor, ToolCall& call) {
   const int file = supervisor.FileOf(call, call.arguments[0]);
   call.process->ForgetFd(fd);
   if (file == ToolProcess::kLocal) return Answer::Continue();
-  const GuestFile* known = supervisor.files().Find(file);
-  if (known != nullptr && supervisor.files().IsShared(*known)) {
-    supervisor.files().NoteMaybeUnused(file);
-  } else {
-    supervisor.CloseInGuest(file);
-  }
+  if (supervisor.files().DropReference(file)) supervisor.CloseInGuest(file);
   // What stands for it is closed by the host's kernel.
   return Answer::Continue();
 }
@@ -37,13 +33,13 @@ Answer HandleCloseRange(Supervisor& supervisor, ToolCall& call) {
 
 /// dup, dup2, dup3: the host's kernel does it with what stands for a guest's file.
 Answer HandleDuplicate(Supervisor& supervisor, ToolCall& call) {
+  const int source = supervisor.FileOf(call, call.arguments[0]);
+  if (source != ToolProcess::kLocal) supervisor.files().AddReference(source);
   if (call.number != SYS_dup) {
-    const int replaced = static_cast<int>(call.arguments[1]);
-    const int file = supervisor.FileOf(call, call.arguments[1]);
-    call.process->ForgetFd(replaced);
-    if (file != ToolProcess::kLocal) supervisor.files().NoteMaybeUnused(file);
+    const int replaced = supervisor.FileOf(call, call.arguments[1]);
+    call.process->ForgetFd(static_cast<int>(call.arguments[1]));
+    if (replaced != ToolProcess::kLocal && supervisor.files().DropReference(replaced)) supervisor.CloseInGuest(replaced);
   }
-  if (supervisor.FileOf(call, call.arguments[0]) != ToolProcess::kLocal) supervisor.files().NoteSharing();
   return Answer::Continue();
 }
 
@@ -53,7 +49,7 @@ Answer HandleControlFile(Supervisor& supervisor, ToolCall& call) {
   switch (command) {
     case F_DUPFD:
     case F_DUPFD_CLOEXEC:
-      if (file != ToolProcess::kLocal) supervisor.files().NoteSharing();
+      if (file != ToolProcess::kLocal) supervisor.files().AddReference(file);
       return Answer::Continue();
     case F_GETFD:
     case F_SETFD:
@@ -117,7 +113,7 @@ constexpr Command kQuestions[] = {
     {SIOCGIFNAME, 40},    {SIOCGIFFLAGS, 40},  {SIOCGIFADDR, 40},   {SIOCGIFDSTADDR, 40}, {SIOCGIFBRDADDR, 40},
     {SIOCGIFNETMASK, 40}, {SIOCGIFMETRIC, 40}, {SIOCGIFMTU, 40},    {SIOCGIFHWADDR, 40}, {SIOCGIFINDEX, 40},
     {SIOCGIFTXQLEN, 40},  {SIOCGIFMAP, 40},    {SIOCGSTAMP, 16},    {0x1260, 8},         {0x1268, 4},
-    {0x125e, 4},          {0x1263, 8},         {0x301, 8},          {0x4b33, 1},         {0x5603, 6},
+    {NS_GET_OWNER_UID, 4}, {0x125e, 4},          {0x1263, 8},         {0x301, 8},          {0x4b33, 1},         {0x5603, 6},
 };
 constexpr uint32_t kMostArgument = 4096;
 
@@ -134,6 +130,10 @@ Answer HandleControlDevice(Supervisor& supervisor, ToolCall& call) {
   }
   if (command == FIOCLEX || command == FIONCLEX) return Answer::Continue();
   if (command == FIONBIO) return Answer::Value(0);
+  if (command == NS_GET_USERNS || command == NS_GET_PARENT) {
+    return supervisor.GiveGuestFile(call, supervisor.Ask(SYS_ioctl, static_cast<uint64_t>(file), command), true);
+  }
+  if (command == NS_GET_NSTYPE) return Answer::Value(supervisor.Ask(SYS_ioctl, static_cast<uint64_t>(file), command));
   if (command == SIOCGIFCONF) return ListInterfaces(supervisor, call, file);
   uint32_t bytes = 0;
   for (const Command& question : kQuestions) {

@@ -78,7 +78,8 @@ std::optional<Answer> OpenNamedFd(Supervisor& supervisor, const ToolCall& call, 
   if (named < 0) return std::nullopt;
   const int copy = supervisor.CopyFd(call, static_cast<uint64_t>(named));
   if (copy < 0) return std::nullopt;
-  if (supervisor.FileOf(call, static_cast<uint64_t>(named)) != ToolProcess::kLocal) supervisor.files().NoteSharing();
+  const int file = supervisor.FileOf(call, static_cast<uint64_t>(named));
+  if (file != ToolProcess::kLocal) supervisor.files().AddReference(file);
   return supervisor.GiveLocalFile(call, copy, (flags & O_CLOEXEC) != 0);
 }
 

@@ -9,13 +9,17 @@ void CodeWatch::Add(const std::vector<CodePage>& pages) {
   if (pages.empty()) return;
   if (text_.empty()) version_ = ReadVersion();
   for (const CodePage& page : pages) {
-    const uint8_t* host = ram_.table().At(page.gpa, kPageSize);
-    if (host == nullptr) continue;
+    if (ram_.Left(page.gpa) < kPageSize) continue;
     const bool counted = page.address >= recipe_.text_start && page.address < recipe_.text_end;
     Copy& copy = (counted ? text_ : others_).emplace_back();
     copy.gpa = page.gpa;
-    std::memcpy(copy.bytes.data(), host, kPageSize);
+    ram_.Read(page.gpa, copy.bytes.data(), kPageSize);
   }
+}
+
+bool CodeWatch::Covers(uint64_t gpa) const {
+  const auto is_it = [page = gpa & ~kPageMask](const Copy& copy) { return copy.gpa == page; };
+  return std::any_of(text_.begin(), text_.end(), is_it) || std::any_of(others_.begin(), others_.end(), is_it);
 }
 
 bool CodeWatch::Changed() {
@@ -35,8 +39,8 @@ std::optional<uint64_t> CodeWatch::ReadVersion() const {
   const AddressSpace space{recipe_.kernel_root, recipe_.levels};
   uint64_t pointer;
   uint64_t version;
-  if (ReadVirtual(ram_.table(), space, recipe_.code_version->offset, &pointer, sizeof pointer) != sizeof pointer ||
-      ReadVirtual(ram_.table(), space, pointer + recipe_.code_version->indirect_offset, &version, sizeof version) !=
+  if (ReadVirtual(ram_, space, recipe_.code_version->offset, &pointer, sizeof pointer) != sizeof pointer ||
+      ReadVirtual(ram_, space, pointer + recipe_.code_version->indirect_offset, &version, sizeof version) !=
           sizeof version) {
     return std::nullopt;
   }
@@ -44,9 +48,25 @@ std::optional<uint64_t> CodeWatch::ReadVersion() const {
 }
 
 bool CodeWatch::Differs(const std::vector<Copy>& copies) const {
-  return std::any_of(copies.begin(), copies.end(), [this](const Copy& copy) {
-    return std::memcmp(ram_.table().At(copy.gpa, kPageSize), copy.bytes.data(), kPageSize) != 0;
-  });
+  std::vector<const Copy*> unmapped;
+  for (const Copy& copy : copies) {
+    const uint8_t* host = ram_.At(copy.gpa, kPageSize);
+    if (host == nullptr) {
+      unmapped.push_back(&copy);
+    } else if (std::memcmp(host, copy.bytes.data(), kPageSize) != 0) {
+      return true;
+    }
+  }
+  std::vector<uint8_t> bytes(unmapped.size() * kPageSize);
+  std::vector<GuestRam::Piece> pieces;
+  for (size_t i = 0; i < unmapped.size(); ++i) {
+    pieces.push_back({unmapped[i]->gpa, bytes.data() + i * kPageSize, kPageSize});
+  }
+  if (ram_.CopyScattered(pieces) < pieces.size()) return true;
+  for (size_t i = 0; i < unmapped.size(); ++i) {
+    if (std::memcmp(pieces[i].out, unmapped[i]->bytes.data(), kPageSize) != 0) return true;
+  }
+  return false;
 }
 
 }  // namespace penumbra

@@ -23,6 +23,9 @@ class CodeWatch {
   /// Remembers the content of pages of which code was translated just now. Scratch pages are left out.
   void Add(const std::vector<CodePage>& pages);
 
+  /// Whether translated code came from the page that holds `gpa`.
+  bool Covers(uint64_t gpa) const;
+
   /// True when a remembered page no longer has its content; then everything remembered is forgotten.
   bool Changed();
 

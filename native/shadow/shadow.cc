@@ -55,7 +55,7 @@ struct Shadow::Placement {
 Shadow::Shadow(const GuestRam& ram, Recipe recipe, uint64_t scratch_gpa, const EngineChoice& engine)
     : ram_(ram),
       recipe_(std::move(recipe)),
-      memory_(ram, scratch_gpa, Scratch::kSize),
+      memory_(ram, scratch_gpa, Scratch::kSize, engine.name == "kvm" ? Touch::kAnyone : Touch::kUserCode),
       scratch_(memory_),
       engine_(MakeEngine(engine, memory_)),
       timer_(std::make_unique<CallTimer>(engine_.get())),
@@ -82,7 +82,10 @@ void Shadow::Borrow(uint64_t task, uint32_t pid) {
 
 void Shadow::Refresh() {
   memory_.Refresh();
-  if (code_watch_.Changed()) engine_->CodeChanged();
+  const bool rewritten = std::any_of(written_.begin(), written_.end(),
+                                     [this](uint64_t gpa) { return code_watch_.Covers(gpa); });
+  written_.clear();
+  if (code_watch_.Changed() || rewritten) engine_->CodeChanged();
 }
 
 void Shadow::Collect() {
@@ -94,7 +97,13 @@ void Shadow::Collect() {
 
 const Context& Shadow::Load(const std::vector<VcpuState>& vcpus) {
   context_.reset();
-  context_ = BuildContext(recipe_, vcpus, memory_, &scratch_);
+  try {
+    context_ = BuildContext(recipe_, vcpus, memory_, &scratch_);
+  } catch (const Error&) {
+    // What looks corrupt may be memory that is no longer there.
+    memory_.RequireWhole();
+    throw;
+  }
   frame_ = reinterpret_cast<uint64_t*>(
       VirtualAt(memory_.table(), context_->space, context_->stack_top - kFrameBytes - 8, kFrameBytes + 8));
   if (frame_ == nullptr) {
@@ -180,6 +189,7 @@ BatchResult Shadow::Run(const Batch& batch) {
   }
   timer_->Disarm();
   if (result.failure) failed_ = std::exchange(context_, std::nullopt);
+  memory_.RequireWhole();
   return result;
 }
 
@@ -204,6 +214,30 @@ uint64_t Shadow::Write(uint64_t address, const void* bytes, uint64_t length) con
 uint64_t Shadow::Read(uint64_t address, void* out, uint64_t length) const {
   if (!context_) throw Error("INTERNAL", "a read in a shadow that is not loaded");
   return ReadVirtual(memory_.table(), context_->space, address, out, length);
+}
+
+uint64_t Shadow::Read(uint64_t root, uint64_t address, void* out, uint64_t length) const {
+  return ReadVirtual(memory_.table(), {root, recipe_.levels}, address, out, length);
+}
+
+uint64_t Shadow::root() const {
+  if (!context_) throw Error("INTERNAL", "the memory of a shadow that is not loaded");
+  return context_->space.root;
+}
+
+uint64_t Shadow::Write(uint64_t root, uint64_t address, const void* bytes, uint64_t length) {
+  const AddressSpace space{root, recipe_.levels};
+  const uint64_t done = WriteVirtual(memory_.table(), space, address, bytes, length);
+  NoteCode();
+  bool code = false;
+  const uint64_t first = address & ~kPageMask;
+  for (uint64_t at = 0; at < address - first + done; at += kPageSize) {
+    const uint64_t gpa = Translate(memory_.table(), space, first + at).gpa;
+    code = code || code_watch_.Covers(gpa);
+    written_.push_back(gpa);
+  }
+  if (code) engine_->CodeChanged();
+  return done;
 }
 
 uint64_t Shadow::Place(const Batch& batch, uint32_t index, Placement* placement) {

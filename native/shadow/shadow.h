@@ -63,6 +63,15 @@ class Shadow final : public TrapHandler {
   /// Copies out of the shadow's view of the borrowed task's address space; returns the bytes copied before the
   /// first one that is not mapped.
   uint64_t Read(uint64_t address, void* out, uint64_t length) const;
+  /// The same through another page table root.
+  uint64_t Read(uint64_t root, uint64_t address, void* out, uint64_t length) const;
+
+  /// Writes through a page table root into the shadow, never into the guest; the next Refresh undoes it. Returns the
+  /// bytes written before the first one that is not mapped.
+  uint64_t Write(uint64_t root, uint64_t address, const void* bytes, uint64_t length);
+
+  /// The page table root of the borrowed task.
+  uint64_t root() const;
 
   /// Copies into it; returns the bytes copied before the first one that is not mapped.
   uint64_t Write(uint64_t address, const void* bytes, uint64_t length) const;
@@ -79,8 +88,7 @@ class Shadow final : public TrapHandler {
   /// Gives all private pages back.
   void Drop() { memory_.DropAll(); }
 
-  size_t private_page_count() const { return memory_.private_pages().size(); }
-  const std::vector<uint64_t>& private_pages() const { return memory_.private_pages(); }
+  size_t private_page_count() const { return memory_.page_count(); }
   const char* engine_name() const { return engine_->name(); }
   uint64_t calls() const { return calls_; }
 
@@ -109,6 +117,7 @@ class Shadow final : public TrapHandler {
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<CallTimer> timer_;
   CodeWatch code_watch_;
+  std::vector<uint64_t> written_;  ///< pages written to by Write since the last Refresh
   std::optional<Context> context_;
   std::optional<Context> failed_;  ///< the context of a call that failed
   uint64_t* frame_ = nullptr;  ///< host address of the calls' pt_regs

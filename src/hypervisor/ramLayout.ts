@@ -1,4 +1,4 @@
-import { closeSync } from 'node:fs';
+import { closeSync, constants, openSync, readFileSync } from 'node:fs';
 import { PenumbraError } from '../errors.js';
 import type { RamRegion } from '../target/target.js';
 import { type FlatSection, parseFlatView } from './flatView.js';
@@ -69,30 +69,90 @@ export async function readRamLayout(qmp: QmpClient, pid: number): Promise<RamLay
 }
 
 /**
- * Opens the files behind guest RAM, each once.
+ * Opens what guest RAM is read from: the file behind it where it is shared, otherwise the memory of QEMU's process.
  * @returns regions whose `fd` may be used until `close`
- * @throws PenumbraError NO_SHARED_RAM saying how to start QEMU, PERMISSION
+ * @throws PenumbraError PERMISSION naming the right that is missing, GUEST_GONE
  */
 export function openRam(pid: number, layout: readonly RamLayoutRegion[]): { regions: RamRegion[]; close(): void } {
-  const unshared = layout.find((region) => !region.mapping.shared);
-  if (unshared) throw noSharedRam(unshared);
   const open = new Map<string, number>();
   const close = (): void => {
     for (const fd of open.values()) closeSync(fd);
     open.clear();
   };
+  const once = (name: string, openIt: () => number): number => {
+    const fd = open.get(name) ?? openIt();
+    open.set(name, fd);
+    return fd;
+  };
   try {
-    const regions = layout.map(({ gpa, size, offset, name, mapping }) => {
-      const file = `${mapping.device} ${mapping.inode}`;
-      const fd = open.get(file) ?? openBacking(pid, mapping);
-      open.set(file, fd);
-      return { gpa, size, offset, name, fd };
-    });
+    const regions = layout.map((region) => mapped(pid, region, once) ?? foreign(pid, region, once));
     return { regions, close };
   } catch (error) {
     close();
     throw error;
   }
+}
+
+type OpenOnce = (name: string, open: () => number) => number;
+
+/** undefined where the region is private to QEMU, or its file cannot be opened. */
+function mapped(
+  pid: number,
+  { gpa, size, offset, name, kind, mapping }: RamLayoutRegion,
+  once: OpenOnce,
+): RamRegion | undefined {
+  if (!mapping.shared) return undefined;
+  try {
+    const fd = once(`${mapping.device} ${mapping.inode}`, () => openBacking(pid, mapping));
+    // A private mapping of huge pages would copy 2 MiB, from a pool that is rarely that large, for each page touched.
+    return { gpa, size, offset, name, fd, process: undefined, copied: kind === 'hugetlb', sparse: true };
+  } catch (error) {
+    if (error instanceof PenumbraError && error.code === 'PERMISSION') return undefined;
+    throw error;
+  }
+}
+
+function foreign(pid: number, { gpa, size, hva, name, kind }: RamLayoutRegion, once: OpenOnce): RamRegion {
+  const fd = once('memory', () => openMemory(pid, name, kind));
+  return { gpa, size, offset: hva, name, fd, process: pid, copied: true, sparse: kind === 'private-anonymous' };
+}
+
+/** Asks for the right to read the memory of a process once; what it is bound to is the process, not the pid. */
+function openMemory(pid: number, name: string, kind: RegionKind): number {
+  try {
+    return openSync(`/proc/${pid}/mem`, constants.O_RDONLY);
+  } catch (cause) {
+    const code = (cause as NodeJS.ErrnoException).code;
+    if (code === 'ENOENT' || code === 'ESRCH') throw new PenumbraError('GUEST_GONE', `process ${pid} ended`, { cause });
+    throw new PenumbraError(
+      'PERMISSION',
+      `guest RAM ${name} is ${kind}, so it is read through QEMU's process ${pid}, and user ${process.geteuid?.()} may not ` +
+        `read the memory of that process: run penumbra as root or with CAP_SYS_PTRACE${yamaAdvice()}. ` +
+        "Without that right: 'penumbra guests', and everything for a guest with shared RAM (" +
+        '-object memory-backend-memfd,id=ram,size=SIZE,share=on -machine memory-backend=ram; ' +
+        "libvirt: <memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>)",
+      { cause },
+    );
+  }
+}
+
+/** Documentation/admin-guide/LSM/Yama.rst: from 1 on a user may not trace even processes of the same user. */
+function yamaAdvice(): string {
+  try {
+    const scope = readFileSync('/proc/sys/kernel/yama/ptrace_scope', 'utf8').trim();
+    return scope === '0' ? '' : `, or, as QEMU's user, set kernel.yama.ptrace_scope=0 (it is ${scope})`;
+  } catch {
+    return '';
+  }
+}
+
+/** Whether two accounts of a guest's RAM say the same. */
+export function isSameLayout(a: readonly RamLayoutRegion[], b: readonly RamLayoutRegion[]): boolean {
+  return a.map(identity).join() === b.map(identity).join();
+}
+
+function identity({ gpa, size, hva, offset, mapping }: RamLayoutRegion): string {
+  return [gpa, size, hva, offset, mapping.device, mapping.inode].join(' ');
 }
 
 function lastPart(path: string): string {
@@ -177,16 +237,7 @@ function kindOf(pid: number, mapping: Mapping): RegionKind {
   const path = mapping.path.replace(/ \(deleted\)$/, '');
   const anonymous = mapping.inode === 0n || path === '/dev/zero';
   if (anonymous) return mapping.shared ? 'shared-anonymous' : 'private-anonymous';
-  if (!mapping.shared) return 'private-file';
   if (isHugetlb(pid, mapping)) return 'hugetlb';
+  if (!mapping.shared) return 'private-file';
   return path.startsWith('/memfd:') ? 'shared-memfd' : 'shared-file';
-}
-
-function noSharedRam(region: RamLayoutRegion): PenumbraError {
-  return new PenumbraError(
-    'NO_SHARED_RAM',
-    `guest RAM ${region.name} is ${region.kind}, so that no other process can map it: start QEMU with ` +
-      '-object memory-backend-memfd,id=ram,size=SIZE,share=on -machine memory-backend=ram ' +
-      "(libvirt: <memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>)",
-  );
 }

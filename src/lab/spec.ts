@@ -30,7 +30,7 @@ export interface LabSpec {
   /** The distribution's QEMU, or QEMU 10 beside it. */
   emulator: (typeof EMULATORS)[number];
   accelerator: (typeof ACCELERATORS)[number];
-  /** QEMU's machine type; `microvm` has no PCI. */
+  /** QEMU's machine type; `microvm` has no PCI, and with `tcg` one processor. */
   machine: (typeof LAB_MACHINES)[number];
 }
 
@@ -60,6 +60,8 @@ export function completeSpec(wanted: Partial<LabSpec> = {}): LabSpec {
   requireOneOf('emulator', spec.emulator, EMULATORS);
   requireOneOf('accelerator', spec.accelerator, ACCELERATORS);
   requireOneOf('machine', spec.machine, LAB_MACHINES);
+  if (spec.machine === 'microvm' && spec.accelerator === 'tcg')
+    requireOneOf('vcpus of an emulated microvm', spec.vcpus, [1]);
   requireRange('memoryMiB', spec.memoryMiB, MEMORY_MIN, MEMORY_MAX);
   requireRange('diskMiB', spec.diskMiB, 0, MEMORY_MAX);
   return spec;

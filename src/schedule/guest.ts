@@ -15,6 +15,7 @@ import type { NamedFile, Process, SystemName } from '../inspect/records.js';
 import { uname } from '../inspect/uname.js';
 import type { Kernel, Step } from '../kernel/kernel.js';
 import { onlineCpus, perCpuBase, possibleCpus } from '../kernel/perCpu.js';
+import { type AddressSpace, kernelMemory, processMemory } from '../kernel/processMemory.js';
 import { recogniseKernel } from '../kernel/recognise.js';
 import { Tasks } from '../kernel/tasks.js';
 import { type RunOptions, type RunResult, redirectRequest, runResult } from '../redirect/run.js';
@@ -119,9 +120,11 @@ export class Guest implements AsyncDisposable {
       const chosen = await timed(steps, 'choose engine', () => chooseEngine(wanted, needs, options.kvmDevice));
       const { engine, result: session } = await timed(steps, 'engine', () =>
         withEngine(wanted, chosen, (engine) =>
-          ShadowSession.open(target.native, kernel, bases, borrowed, target.scratchGpa, engine, options),
+          ShadowSession.open(target.native, kernel, bases, borrowed, target, engine, options),
         ),
       );
+      // A failure shows again in the next use.
+      target.onRamEvent = () => void session.followRam().catch(() => undefined);
       kernel.remember();
       return new Guest(target, kernel, session, engine, borrowed, steps);
     } catch (error) {
@@ -137,6 +140,16 @@ export class Guest implements AsyncDisposable {
   /** of the QEMU process */
   get pid(): number {
     return this.#target.qemu.pid;
+  }
+
+  /**
+   * The memory of a process, as the running guest has it at that moment; or the kernel's. Nothing is stopped for it; in
+   * `use` it is of the moment in which the guest stands still.
+   * @throws PenumbraError NO_TASK when there is no such process
+   */
+  memory(pid: number | 'kernel'): AddressSpace {
+    const open = (root: bigint) => this.#target.memory.openVirtual(root, this.kernel.levels);
+    return pid === 'kernel' ? kernelMemory(this.kernel, open) : processMemory(this.kernel, open, pid);
   }
 
   /** Stops, retries and standstill so far. */

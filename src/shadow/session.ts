@@ -17,6 +17,14 @@ export interface SessionOptions {
   signal?: AbortSignal;
 }
 
+/** What the guest's RAM is made of may change while it runs. */
+export interface RamSource {
+  /** First guest-physical address above all RAM, where memory of the shadow's own is put. */
+  readonly scratchGpa: bigint;
+  /** Takes over RAM that was plugged or unplugged; with `force` also where no change was reported. True: the shadow is gone. */
+  followRam(force?: boolean): Promise<boolean>;
+}
+
 /** What executes the calls. */
 export interface SessionEngine {
   name: 'kvm' | 'unicorn';
@@ -55,6 +63,11 @@ const rehearsal: EnterReport = {
 export class ShadowSession {
   readonly #native: NativeGuest;
   readonly #kernel: Kernel;
+  readonly #ram: RamSource;
+  readonly #engine: SessionEngine;
+  readonly #perCpuBases: bigint[];
+  #borrowed: Borrowed;
+  #options: SessionOptions = {};
   #busy: Promise<unknown> = Promise.resolve();
   readonly counts: SessionCounts = {
     stops: 0,
@@ -65,13 +78,23 @@ export class ShadowSession {
     totalStandstill: 0,
   };
 
-  private constructor(native: NativeGuest, kernel: Kernel) {
+  private constructor(
+    native: NativeGuest,
+    kernel: Kernel,
+    perCpuBases: bigint[],
+    borrowed: Borrowed,
+    ram: RamSource,
+    engine: SessionEngine,
+  ) {
     this.#native = native;
     this.#kernel = kernel;
+    this.#perCpuBases = perCpuBases;
+    this.#borrowed = borrowed;
+    this.#ram = ram;
+    this.#engine = engine;
   }
 
   /**
-   * @param scratchGpa guest-physical address above all RAM
    * @throws PenumbraError NO_SYMBOL, NO_MEMBER, NO_BTF, ENGINE; UNSUPPORTED and PERMISSION for an engine that cannot be had
    */
   static async open(
@@ -79,17 +102,18 @@ export class ShadowSession {
     kernel: Kernel,
     perCpuBases: bigint[],
     borrowed: Borrowed,
-    scratchGpa: bigint,
+    ram: RamSource,
     engine: SessionEngine,
     options: SessionOptions = {},
   ): Promise<ShadowSession> {
-    const session = new ShadowSession(native, kernel);
-    await native.createShadow(contextRecipe(kernel, perCpuBases, borrowed), scratchGpa, engine);
-    await session.configure(options);
+    const session = new ShadowSession(native, kernel, perCpuBases, borrowed, ram, engine);
+    session.#options = options;
+    await session.#createShadow();
     return session;
   }
 
   async configure(options: SessionOptions): Promise<void> {
+    this.#options = options;
     await this.#native.setOptions({
       instructionLimit: options.instructionLimit ?? 0,
       timeLimitNs: (options.callTimeout ?? 1000) * 1e6,
@@ -99,6 +123,7 @@ export class ShadowSession {
 
   /** From now on calls have the credentials, root and namespaces of this task. */
   async borrow(borrowed: Borrowed): Promise<void> {
+    this.#borrowed = borrowed;
     await this.#native.borrow(borrowed.task, borrowed.pid);
   }
 
@@ -161,6 +186,21 @@ export class ShadowSession {
     return this.#native.statistics();
   }
 
+  /** Makes the shadow anew where the guest's RAM is another than before. */
+  async followRam(): Promise<void> {
+    await this.#inTurn(() => this.#follow(false));
+  }
+
+  async #createShadow(): Promise<void> {
+    const recipe = contextRecipe(this.#kernel, this.#perCpuBases, this.#borrowed);
+    await this.#native.createShadow(recipe, this.#ram.scratchGpa, this.#engine);
+    await this.configure(this.#options);
+  }
+
+  async #follow(force: boolean): Promise<void> {
+    if (await this.#ram.followRam(force)) await this.#createShadow();
+  }
+
   /** One at a time: a guest has one memory to run calls in. */
   async #inTurn<Answer>(run: () => Promise<Answer>): Promise<Answer> {
     const turn = this.#busy.then(run, run);
@@ -175,6 +215,8 @@ export class ShadowSession {
         return await this.#once(job);
       } catch (error) {
         if (!worthAnotherStop(error, attempt)) throw error;
+        // What looks like a device may be memory that was plugged a moment ago.
+        if (attempt === 0 && (error as PenumbraError).code === 'DEVICE_ACCESS') await this.#follow(true);
         this.#countRetry(error as PenumbraError);
         await sleep(timeToMoveOn(attempt));
       }
@@ -182,6 +224,7 @@ export class ShadowSession {
   }
 
   async #once<Answer>(job: (shadow: Shadow) => Promise<Answer>): Promise<Answer> {
+    await this.#follow(false);
     this.counts.stops += 1;
     let shadow: Shadow | undefined;
     try {

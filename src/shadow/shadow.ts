@@ -131,20 +131,34 @@ export class Shadow {
     }
   }
 
-  /** Reads the shadow's memory through the borrowed task's page tables. @throws PenumbraError NOT_MAPPED */
-  async read(address: bigint, length: number): Promise<Buffer> {
-    const bytes = await this.#native.readShadow(address, length);
-    if (bytes.length < length) {
-      const missing = address + BigInt(bytes.length);
-      throw new PenumbraError('NOT_MAPPED', `no page at guest address 0x${missing.toString(16)}`, { address: missing });
-    }
+  /**
+   * Reads the shadow's memory, through the borrowed task's page tables unless another root is given.
+   * @throws PenumbraError NOT_MAPPED
+   */
+  async read(address: bigint, length: number, root?: bigint): Promise<Buffer> {
+    const bytes = await this.#native.readShadow(address, length, root);
+    if (bytes.length < length) throw notMapped(address + BigInt(bytes.length));
     return bytes;
+  }
+
+  /**
+   * Writes into the shadow, and only there: calls in this shadow see it, the guest never does, nor the next shadow.
+   * @throws PenumbraError NOT_MAPPED when not all of it could be written
+   */
+  async write(address: bigint, bytes: Buffer, root?: bigint): Promise<void> {
+    if (!this.#open) throw new PenumbraError('BAD_ARGUMENT', 'the shadow is closed');
+    const written = await this.#native.writeShadow(address, bytes, root);
+    if (written < bytes.length) throw notMapped(address + BigInt(written));
   }
 
   /** Called by the session that made the shadow. */
   close(): void {
     this.#open = false;
   }
+}
+
+function notMapped(address: bigint): PenumbraError {
+  return new PenumbraError('NOT_MAPPED', `no page at guest address 0x${address.toString(16)}`, { address });
 }
 
 function nameOf(step: BatchStep | undefined): string {

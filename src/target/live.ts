@@ -5,7 +5,7 @@ import { chooseMonitor, findGuest } from '../hypervisor/discover.js';
 import { type GuestLock, lockGuest } from '../hypervisor/lock.js';
 import { guestName, type QemuProcess, qemuBehindSocket } from '../hypervisor/qemuProcess.js';
 import { QmpClient } from '../hypervisor/qmp.js';
-import { openRam, type RamLayoutRegion, readRamLayout } from '../hypervisor/ramLayout.js';
+import { isSameLayout, openRam, type RamLayoutRegion, readRamLayout } from '../hypervisor/ramLayout.js';
 import { openStub, type PrivateStub } from '../hypervisor/stub.js';
 import { NativePhysicalMemory } from './nativeMemory.js';
 import type { VcpuState } from './target.js';
@@ -24,13 +24,15 @@ const ENDS: ReadonlyMap<string, string> = new Map([
 ]);
 const watchdogProgram = fileURLToPath(new URL('../../../build/Release/penumbra-watchdog', import.meta.url));
 
+/** QEMU's events (qapi/acpi.json, qapi/qdev.json, qapi/machine.json) after which the guest's RAM may be another. */
+const RAM_EVENTS = new Set(['ACPI_DEVICE_OST', 'DEVICE_DELETED', 'MEMORY_DEVICE_SIZE_CHANGE']);
+
 /**
- * A running (or paused) QEMU guest with shared RAM: its memory, its vCPUs, and stop and resume. From `open` until `close`
+ * A running (or paused) QEMU guest: its memory, its vCPUs, and stop and resume. From `open` until `close`
  * it is locked for other penumbras, and a watchdog restores its run state should this process die.
  */
 export class LiveTarget implements AsyncDisposable {
   readonly qemu: QemuProcess;
-  readonly layout: readonly RamLayoutRegion[];
   readonly memory: NativePhysicalMemory;
   readonly native: NativeGuest;
   /** The vCPUs as they were when the stub was opened. */
@@ -38,7 +40,11 @@ export class LiveTarget implements AsyncDisposable {
   readonly #qmp: QmpClient;
   readonly #stub: PrivateStub;
   readonly #lock: GuestLock;
+  #layout: readonly RamLayoutRegion[];
+  #ramMayDiffer = false;
   #closing: Promise<void> | undefined;
+  /** Called when QEMU reports what may have changed the guest's RAM; `followRam` finds out. */
+  onRamEvent: () => void = () => undefined;
 
   private constructor(parts: {
     qemu: QemuProcess;
@@ -51,7 +57,7 @@ export class LiveTarget implements AsyncDisposable {
     lock: GuestLock;
   }) {
     this.qemu = parts.qemu;
-    this.layout = parts.layout;
+    this.#layout = parts.layout;
     this.memory = parts.memory;
     this.native = parts.native;
     this.vcpus = parts.vcpus;
@@ -62,11 +68,14 @@ export class LiveTarget implements AsyncDisposable {
       const message = ENDS.get(name);
       // Fails when it was given back meanwhile.
       if (message !== undefined) this.native.setGone(message).catch(() => undefined);
+      if (!RAM_EVENTS.has(name)) return;
+      this.#ramMayDiffer = true;
+      this.onRamEvent();
     });
   }
 
   /**
-   * @throws PenumbraError NO_GUEST, NOT_QEMU, QMP_BUSY, BUSY, PERMISSION, NO_SHARED_RAM, UNSUPPORTED, STUB, GUEST_GONE
+   * @throws PenumbraError NO_GUEST, NOT_QEMU, QMP_BUSY, BUSY, PERMISSION, UNSUPPORTED, STUB, GUEST_GONE
    */
   static async open(choice: GuestChoice): Promise<LiveTarget> {
     const undo: (() => void | Promise<void>)[] = [];
@@ -118,6 +127,36 @@ export class LiveTarget implements AsyncDisposable {
   /** QEMU's run state as it was found, and as it is left. */
   get foundState(): string {
     return this.#stub.foundState;
+  }
+
+  /** Where the guest's RAM is, as of the last time QEMU was asked. */
+  get layout(): readonly RamLayoutRegion[] {
+    return this.#layout;
+  }
+
+  /**
+   * Takes over RAM that was plugged and lets go of what was unplugged. Asks QEMU where it reported a change, or always
+   * when `force` is set. The shadow must not be in use: it is gone when the answer is true.
+   * @throws PenumbraError as `open`
+   */
+  async followRam(force = false): Promise<boolean> {
+    if (!this.#ramMayDiffer && !force) return false;
+    this.#ramMayDiffer = false;
+    try {
+      const layout = await readRamLayout(this.#qmp, this.qemu.pid);
+      if (isSameLayout(layout, this.#layout)) return false;
+      const ram = openRam(this.qemu.pid, layout);
+      try {
+        await this.memory.replace(ram.regions);
+      } finally {
+        ram.close();
+      }
+      this.#layout = layout;
+      return true;
+    } catch (error) {
+      this.#ramMayDiffer = true;
+      throw error;
+    }
   }
 
   /** First guest-physical address above all RAM, rounded up so that it can hold memory of the shadow's own. */

@@ -42,6 +42,7 @@ t.test('a spec that cannot be is refused by its field', async (t) => {
   const wrong: [object, RegExp][] = [
     [{ kernel: '2.6' }, /kernel is one of 5.10, 6.1, 6.12, not 2.6/],
     [{ vcpus: 3 }, /vcpus/],
+    [{ machine: 'microvm', vcpus: 2 }, /vcpus of an emulated microvm is one of 1, not 2/],
     [{ memoryMiB: 1.5 }, /memoryMiB lies between 128 and 16384, not 1.5/],
   ];
   for (const [spec, message] of wrong) {
@@ -180,6 +181,7 @@ function someKinds(): Partial<LabSpec>[] {
     { kernel: '5.10', vcpus: 1, cpu: 'max', load: 'busy', pti: false, ram: 'private', emulator: 'system' },
     { kernel: '6.12', vcpus: 2, cpu: 'max', load: 'forks', pti: true, ram: 'file', emulator: 'qemu10', diskMiB: 16 },
     { kernel: '6.12', vcpus: 1, cpu: 'qemu64', load: 'idle', kaslr: false, emulator: 'system' },
+    { kernel: '5.10', vcpus: 1, cpu: 'max', load: 'idle', machine: 'microvm', diskMiB: 16 },
   ];
 }
 

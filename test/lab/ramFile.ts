@@ -127,7 +127,7 @@ export class WalkedMemory implements VirtualMemory {
     const size = 1n << shift;
     for (let va = from & ~(size - 1n); va < to; va += size) {
       const entry = entries.readBigUInt64LE(Number((va >> shift) & 511n) * 8);
-      if ((entry & PRESENT) === 0n) continue;
+      if ((entry & PRESENT) === 0n || isReserved(entry, shift)) continue;
       const start = va > from ? va : from;
       const stop = va + size < to ? va + size : to;
       if (isPage(entry, shift)) {
@@ -144,7 +144,7 @@ export class WalkedMemory implements VirtualMemory {
       const at = table + ((va >> shift) & 511n) * 8n;
       if (at + 8n > this.memory.regions[0]!.size) return undefined;
       const entry = this.memory.read(at, 8).readBigUInt64LE();
-      if ((entry & PRESENT) === 0n) return undefined;
+      if ((entry & PRESENT) === 0n || isReserved(entry, shift)) return undefined;
       const size = 1n << shift;
       if (isPage(entry, shift)) {
         return { gpa: entry & ADDRESS & ~(size - 1n), size };
@@ -156,4 +156,10 @@ export class WalkedMemory implements VirtualMemory {
 
 function isPage(entry: bigint, shift: bigint): boolean {
   return shift === 12n || ((shift === 21n || shift === 30n) && (entry & LARGE) !== 0n);
+}
+
+/** Bits that make the CPU fault: a large page where there can be none, or one that is not aligned to its size. */
+function isReserved(entry: bigint, shift: bigint): boolean {
+  if (shift === 12n || (entry & LARGE) === 0n) return false;
+  return shift > 30n || (entry & ((1n << shift) - 1n) & ~0x1fffn) !== 0n;
 }

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import t from 'tap';
 import { attach, type Guest } from '../../src/index.js';
 import { LAB_KERNELS, LabGuest, type LabSpec } from '../../src/lab/index.js';
-import { hostProgram, toolFiles } from '../lab/toolGuest.js';
+import { hostProgram, toolFiles } from '../../src/lab/hostTools.js';
 import { toolCases, toolPrograms } from './runTable.js';
 
 const LONG = process.env['PENUMBRA_LONG'] !== undefined;

@@ -23,7 +23,7 @@ export const toolCases: readonly ToolCase[] = [
     'whoami',
     'logname; true',
     'ls /',
-    'ls -la /etc',
+    'ls -l /etc',
     'ls -lR /srv/tree',
     'ls -lin /srv/tree/many',
     'ls /nowhere',
@@ -153,6 +153,7 @@ export const toolCases: readonly ToolCase[] = [
   ),
   ...differing('its own process is in the list inside the guest', 'ps -ef', 'ps aux', 'pstree', 'lsof -n', 'top -bn1'),
   ...differing('counters run on', 'cat /proc/stat', 'free', 'uptime', 'vmstat', 'cat /proc/meminfo', 'cat /proc/uptime'),
+  ...differing('read again meanwhile: another time of access', 'stat /etc/passwd'),
   ...differing('the borrowed task is /proc/self', 'ls -l /proc/self/fd', 'cat /proc/self/status'),
 ];
 

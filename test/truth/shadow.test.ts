@@ -67,10 +67,9 @@ const TICK_MS = 10;
 const CLOCK_LAG_S = 0.5;
 /** btime is whole seconds, and the guest's clock moves in ticks. */
 const BTIME_ERROR_S = 1.5;
-/** pprev of pid_links[PIDTYPE_TGID], an hlist_node (include/linux/pid.h) */
-const TGID_LINK = 16n + 8n;
-/** what hlist_del_rcu() leaves there (include/linux/poison.h, CONFIG_ILLEGAL_POINTER_VALUE of x86-64) */
-const LIST_POISON2 = 0xdead000000000122n;
+/** pid_links[PIDTYPE_PID] and [PIDTYPE_TGID], each an hlist_node: next, pprev (include/linux/pid_types.h) */
+const NUMBER_LINKS = [0n, 16n];
+const PPREV = 8n;
 
 const title = (spec: Partial<LabSpec>): string => Object.values(spec).join(' ');
 
@@ -307,20 +306,26 @@ async function compareStops(t: Test, spec: Partial<LabSpec>): Promise<void> {
   t.equal(await complaints(), complaintsBefore, "the guest's kernel does not complain");
 }
 
-/** A task, and whether its process can be found by its pid, as /proc does. */
+/** A task, and whether its number leads to it, as it must for /proc to show it. */
 interface WalkedTask extends Task {
   isNumbered: boolean;
 }
 
-/** Undefined where the guest was stopped in the middle of a change of the list. */
+/**
+ * Undefined where the guest was stopped in the middle of a change of the list. copy_process() (kernel/fork.c) puts a
+ * task into the list before its number leads to it, __unhash_process() (kernel/exit.c) takes the number away first.
+ */
 function walk(tasks: Tasks, kernel: Kernel): WalkedTask[] | undefined {
-  // kernel/fork.c, copy_process(), puts a task into the list before its number leads to it; kernel/exit.c,
-  // __unhash_process(), takes the number away first.
-  const link = BigInt(kernel.requireOffset('task_struct.pid_links')) + TGID_LINK;
+  const links = BigInt(kernel.requireOffset('task_struct.pid_links'));
+  const pointer = (at: bigint): bigint | undefined => kernel.virtual.tryRead(at, 8)?.readBigUInt64LE();
+  const isLinked = (node: bigint): boolean => {
+    const previous = pointer(node + PPREV);
+    return previous !== undefined && previous !== 0n && pointer(previous) === node;
+  };
   try {
     return tasks.processes().map((task) => {
-      const previous = kernel.virtual.read(task.address + link, 8).readBigUInt64LE();
-      return { ...task, isNumbered: previous !== 0n && previous !== LIST_POISON2 };
+      const isNumbered = NUMBER_LINKS.every((link) => isLinked(task.address + links + link));
+      return { ...task, isNumbered };
     });
   } catch (error) {
     if ((error as { code?: string }).code === 'CORRUPT') return undefined;
