@@ -9,8 +9,8 @@ import { toolEnvironment } from '../src/redirect/environment.js';
 import { localFiles } from '../src/redirect/localFiles.js';
 import { compilePolicy } from '../src/redirect/policy.js';
 import { redirectionRules } from '../src/redirect/rules.js';
-import { findTool } from '../src/redirect/tool.js';
 import type { RunOptions } from '../src/redirect/run.js';
+import { findTool } from '../src/redirect/tool.js';
 import { syscallTable } from '../src/shadow/syscallTable.js';
 import { labGuest } from './lab/driver.js';
 
@@ -26,7 +26,9 @@ t.test('the rules', async (t) => {
   t.throws(() => redirectionRules('guest read\nhere read'), { message: /line 2: read occurs twice/ });
   t.throws(() => redirectionRules('guest only x read'), { message: /'x' is no condition/ });
   t.throws(() => compilePolicy(syscallTable(), redirectionRules('guest nosuch')), { message: /no system call nosuch/ });
-  t.throws(() => compilePolicy(syscallTable(), redirectionRules('guest only x=1 read')), { message: /read has no argument x/ });
+  t.throws(() => compilePolicy(syscallTable(), redirectionRules('guest only x=1 read')), {
+    message: /read has no argument x/,
+  });
 });
 
 t.test('the local files', async (t) => {
@@ -90,20 +92,31 @@ async function run(guest: Guest, words: string[], options: RunOptions = {}, inpu
 t.test('tools against a guest', async (t) => {
   const lab = await labGuest(t);
   await using guest = await attach({ qmp: lab.socket, callTimeout: 5000 });
-  const shell = (command: string, options?: RunOptions, input?: string) => run(guest, ['sh', '-c', command], options, input);
+  const shell = (command: string, options?: RunOptions, input?: string) =>
+    run(guest, ['sh', '-c', command], options, input);
 
   await t.test('exit status', async (t) => {
     t.equal((await shell('exit 7')).exit, 7);
-    t.equal((await shell('kill -TERM $$; true')).exit, 0, 'its own number is that of the borrowed task, who is not hit');
+    t.equal(
+      (await shell('kill -TERM $$; true')).exit,
+      0,
+      'its own number is that of the borrowed task, who is not hit',
+    );
     t.equal((await run(guest, ['cat', '/nowhere'])).exit, 1);
   });
 
   await t.test('processes, pipes and files of their own', async (t) => {
     t.equal((await shell('cat /etc/passwd | grep alice | cut -d: -f1')).stdout, 'alice\n');
-    t.equal((await shell('cat < /etc/passwd | head -1; (cd /srv/tree; pwd); pwd')).stdout.split('\n').slice(1).join(' '), '/srv/tree / ');
+    t.equal(
+      (await shell('cat < /etc/passwd | head -1; (cd /srv/tree; pwd); pwd')).stdout.split('\n').slice(1).join(' '),
+      '/srv/tree / ',
+    );
     t.equal((await shell('cat; cat /dev/stdin', {}, 'from here\n')).stdout, 'from here\n');
     t.equal((await shell('sleep 1000 & echo $((1 + 1))')).stdout, '2\n', 'what is left behind is ended');
-    t.equal((await shell('i=0; while [ $i -lt 40 ]; do cat /etc/hosts > /dev/null; i=$((i + 1)); done; echo $i')).stdout, '40\n');
+    t.equal(
+      (await shell('i=0; while [ $i -lt 40 ]; do cat /etc/hosts > /dev/null; i=$((i + 1)); done; echo $i')).stdout,
+      '40\n',
+    );
   });
 
   await t.test('the guest, and not the host', async (t) => {
@@ -121,7 +134,9 @@ t.test('tools against a guest', async (t) => {
     const refused = await shell('echo x > /tmp/new');
     t.not(refused.exit, 0);
     t.match(refused.stderr, /penumbra: openat is refused: writing to \/tmp\/new/);
-    const scratch = await shell('echo x > /tmp/new; mkdir /tmp/folder; cat /tmp/new; ls -d /tmp/folder', { scratch: true });
+    const scratch = await shell('echo x > /tmp/new; mkdir /tmp/folder; cat /tmp/new; ls -d /tmp/folder', {
+      scratch: true,
+    });
     t.equal(scratch.stdout, 'x\n/tmp/folder\n');
     t.equal(await lab.text('ls /tmp/new /tmp/folder 2> /dev/null; true'), '');
     t.match((await run(guest, ['kill', '-9', '2'])).stderr, /kill is refused/);
@@ -129,7 +144,10 @@ t.test('tools against a guest', async (t) => {
   });
 
   await t.test('time passes for those who sleep', async (t) => {
-    const [first = 0, second = 0] = (await shell('date +%s; sleep 100; date +%s')).stdout.trim().split('\n').map(Number);
+    const [first = 0, second = 0] = (await shell('date +%s; sleep 100; date +%s')).stdout
+      .trim()
+      .split('\n')
+      .map(Number);
     t.equal(second - first, 100);
   });
 
@@ -139,7 +157,10 @@ t.test('tools against a guest', async (t) => {
   });
 
   await t.test('the budget', async (t) => {
-    const { stdout, stderr } = await shell('cat /etc/passwd | wc -l; find / > /dev/null 2>&1; cat /etc/passwd | wc -l', { budget: 1 });
+    const { stdout, stderr } = await shell(
+      'cat /etc/passwd | wc -l; find / > /dev/null 2>&1; cat /etc/passwd | wc -l',
+      { budget: 1 },
+    );
     t.match(stderr, /the guest stood for 1 ms: its memory was copied/);
     const [before, after] = stdout.trim().split('\n');
     t.equal(before, after);

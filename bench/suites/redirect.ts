@@ -1,7 +1,7 @@
 import { closeSync, openSync } from 'node:fs';
 import { attach, type Guest } from '../../src/index.js';
-import { LabGuest, type LabSpec } from '../../src/lab/index.js';
 import { toolFiles } from '../../src/lab/hostTools.js';
+import { LabGuest, type LabSpec } from '../../src/lab/index.js';
 import type { RunResult } from '../../src/redirect/run.js';
 import type { Report } from '../report.js';
 import { repeat, summarise } from '../statistics.js';
@@ -32,7 +32,11 @@ export async function measureRedirection(kernel: LabSpec['kernel'], report: Repo
     const inGuest = summarise(native.get(line) as number[]);
     report.add('redirected, from start to end', 'ms', total);
     report.add("of it in the guest's kernel", 'ms', summarise(results.map(({ milliseconds }) => milliseconds.guest)));
-    report.add('calls of the tool that were asked about', 'count', summarise(results.map(({ notifications }) => notifications)));
+    report.add(
+      'calls of the tool that were asked about',
+      'count',
+      summarise(results.map(({ notifications }) => notifications)),
+    );
     report.add('the same binary inside the guest, fork and exec included', 'ms', inGuest);
     report.ratio('ratio', total, inGuest, target);
   }

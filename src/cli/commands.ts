@@ -44,6 +44,11 @@ export const commands: readonly CommandEntry[] = [
     load: async () => (await import('./call.js')).call,
   },
   {
+    usage: 'mem <action> <pid> [args..]',
+    description: "a process's memory, or the kernel's: read, search, maps",
+    load: async () => (await import('./mem.js')).mem,
+  },
+  {
     usage: 'lab <action> [name]',
     description: 'guests to try things on: up, ls, down, demo',
     load: async () => (await import('./lab.js')).lab,

@@ -27,7 +27,9 @@ interface Outcome {
 const LONGEST_BUDGET = 86_400_000;
 
 export const run: Command<Arguments> = {
-  positionals: { tool: { type: 'string', array: true, describe: 'a program of this host and its arguments, after --' } },
+  positionals: {
+    tool: { type: 'string', array: true, describe: 'a program of this host and its arguments, after --' },
+  },
   options: {
     scratch: { type: 'boolean', describe: 'let writes succeed in the shadow, where they vanish' },
     budget: {
@@ -66,9 +68,7 @@ export const run: Command<Arguments> = {
 async function runCaptured(args: Arguments, words: Buffer[], options: RunOptions, context: Context): Promise<number> {
   const outcomes = args.all
     ? await runOnAll(args, words, options, context)
-    : [
-        await withGuest(attachOptionsOf(args, context.signal), args.verbose, (guest) => runOn(guest, words, options)),
-      ];
+    : [await withGuest(attachOptionsOf(args, context.signal), args.verbose, (guest) => runOn(guest, words, options))];
   context.signal.throwIfAborted();
   if (args.json) await context.output.json(args.all ? outcomes.map(toJson) : toJson(outcomes[0] as Outcome));
   else for (const outcome of outcomes) await print(outcome, context);
@@ -76,7 +76,12 @@ async function runCaptured(args: Arguments, words: Buffer[], options: RunOptions
 }
 
 /** One that fails does not keep the others from answering. */
-async function runOnAll(args: Arguments, words: Buffer[], options: RunOptions, { signal }: Context): Promise<Outcome[]> {
+async function runOnAll(
+  args: Arguments,
+  words: Buffer[],
+  options: RunOptions,
+  { signal }: Context,
+): Promise<Outcome[]> {
   const { listGuests } = await import('../index.js');
   return Promise.all(
     (await listGuests()).map(async ({ name, pid }): Promise<Outcome> => {
@@ -111,7 +116,14 @@ async function print({ guest, error, stdout, stderr }: Outcome, { output }: Cont
   const lines = (text: Buffer | undefined): string[] =>
     text === undefined || text.length === 0 ? [] : text.toString('latin1').replace(/\n$/, '').split('\n');
   for (const line of lines(stderr)) complain(Buffer.from(`${name}: ${line}`, 'latin1').toString());
-  await output.write(Buffer.from(lines(stdout).map((line) => `${name}: ${line}\n`).join(''), 'latin1'));
+  await output.write(
+    Buffer.from(
+      lines(stdout)
+        .map((line) => `${name}: ${line}\n`)
+        .join(''),
+      'latin1',
+    ),
+  );
 }
 
 function reportRun({ milliseconds, notifications, guestCalls }: RunResult): void {

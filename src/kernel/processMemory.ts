@@ -1,5 +1,5 @@
 import { PenumbraError } from '../errors.js';
-import type { BulkMemory, SearchOptions } from '../target/target.js';
+import type { BulkMemory, SearchOptions, WordsRead } from '../target/target.js';
 import { type AbsentRange, absenceText, explainHole } from './absentPage.js';
 import type { Kernel } from './kernel.js';
 import { rootOf } from './pageTables.js';
@@ -39,8 +39,11 @@ export interface AddressSpace {
   readPresent(address: bigint, length: number): { bytes: Buffer; absent: AbsentRange[] };
   /** Many ranges at once, as pieces of one Buffer; undefined for a range that is not there as a whole. */
   readMany(requests: readonly MemoryRequest[]): (Buffer | undefined)[];
-  /** A 64-bit word from each address. `missing` are the indices of those that cannot be read, whose value is 0. */
-  readWords(addresses: BigUint64Array): { values: BigUint64Array; missing: Uint32Array };
+  /**
+   * A 64-bit word from each address. `missing` are the indices of those that cannot be read, whose value is 0; `hits` and
+   * `misses` count translations that were known from a word before, and that were not.
+   */
+  readWords(addresses: BigUint64Array): WordsRead;
   page(address: bigint): PageState;
   /** Runs of [from, to) that are in RAM, contiguous in guest-physical memory, in order; at most 65,536. */
   extents(from: bigint, to: bigint): { va: bigint; gpa: bigint; size: bigint }[];
@@ -116,7 +119,7 @@ abstract class ViewedMemory implements AddressSpace {
     return this.ask((view) => view.readMany(requests.map(({ address, length }) => ({ va: address, length }))));
   }
 
-  readWords(addresses: BigUint64Array): { values: BigUint64Array; missing: Uint32Array } {
+  readWords(addresses: BigUint64Array): WordsRead {
     return this.ask((view) => view.readWords(addresses));
   }
 

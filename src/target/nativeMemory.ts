@@ -8,6 +8,7 @@ import {
   type RamRegion,
   type SearchOptions,
   type WalkResult,
+  type WordsRead,
   walkResults,
 } from './target.js';
 
@@ -111,7 +112,7 @@ class NativeVirtualMemory implements BulkMemory {
     });
   }
 
-  readWords(addresses: BigUint64Array): ReturnType<BulkMemory['readWords']> {
+  readWords(addresses: BigUint64Array): WordsRead {
     return this.#guest.loadWords(this.root, this.levels, addresses);
   }
 

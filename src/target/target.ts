@@ -74,6 +74,16 @@ export interface SearchOptions {
   signal?: AbortSignal | undefined;
 }
 
+/** Little-endian words, each from an address of its own. */
+export interface WordsRead {
+  values: BigUint64Array;
+  /** indices of those that are not there, whose value is 0 */
+  missing: Uint32Array;
+  /** translations of pages that were known already, and that were not */
+  hits: number;
+  misses: number;
+}
+
 /** Virtual memory that is also read in bulk, at native speed. */
 export interface BulkMemory extends VirtualMemory {
   walk(va: bigint): PageWalk;
@@ -81,8 +91,7 @@ export interface BulkMemory extends VirtualMemory {
   readPresent(va: bigint, length: number): { bytes: Buffer; holes: Hole[] };
   /** Many pieces in one call, of one Buffer; undefined for a piece that is not there as a whole. */
   readMany(requests: readonly { va: bigint; length: number }[]): (Buffer | undefined)[];
-  /** A little-endian word from each address. `missing` are the indices of those that are not there, whose value is 0. */
-  readWords(addresses: BigUint64Array): { values: BigUint64Array; missing: Uint32Array; hits: number; misses: number };
+  readWords(addresses: BigUint64Array): WordsRead;
   /** Where `needle` begins, in order. Runs beside JavaScript; what is not present is passed over. */
   search(needle: Buffer, options: SearchOptions): Promise<bigint[]>;
 }

@@ -74,7 +74,9 @@ t.test('every system call, with arguments that would do harm', async (t) => {
       fds: [nothing, output, errors],
       signal: AbortSignal.timeout(limit),
     });
-    t.equal(result.exit, 0, 'the program goes through all of them', { stderr: readFileSync(join(tools, 'errors'), 'utf8').slice(-2000) });
+    t.equal(result.exit, 0, 'the program goes through all of them', {
+      stderr: readFileSync(join(tools, 'errors'), 'utf8').slice(-2000),
+    });
   }
   for (const fd of [nothing, output, errors]) closeSync(fd);
 
@@ -87,10 +89,23 @@ t.test('every system call, with arguments that would do harm', async (t) => {
   t.equal(victim.exitCode, null, 'a process of the host lives on');
   t.ok(Math.abs(Date.now() - performance.now() - clock) < 5000, "the host's clock was not set");
 
-  const harmful = ['mount', 'reboot', 'kexec_load', 'init_module', 'swapoff', 'ptrace', 'bpf', 'io_uring_setup', 'settimeofday'];
+  const harmful = [
+    'mount',
+    'reboot',
+    'kexec_load',
+    'init_module',
+    'swapoff',
+    'ptrace',
+    'bpf',
+    'io_uring_setup',
+    'settimeofday',
+  ];
   for (const name of harmful) {
     const { number } = syscallTable().get(name);
     const answers = results.filter(([tried]) => tried === number).map(([, , value]) => value);
-    t.ok(answers.length > 0 && answers.every((value) => value === -1 || value === -38), `${name}: ${answers.join(' ')}`);
+    t.ok(
+      answers.length > 0 && answers.every((value) => value === -1 || value === -38),
+      `${name}: ${answers.join(' ')}`,
+    );
   }
 });

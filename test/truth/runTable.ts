@@ -152,7 +152,15 @@ export const toolCases: readonly ToolCase[] = [
     'prlimit -p 1 --nofile -o RESOURCE,SOFT,HARD',
   ),
   ...differing('its own process is in the list inside the guest', 'ps -ef', 'ps aux', 'pstree', 'lsof -n', 'top -bn1'),
-  ...differing('counters run on', 'cat /proc/stat', 'free', 'uptime', 'vmstat', 'cat /proc/meminfo', 'cat /proc/uptime'),
+  ...differing(
+    'counters run on',
+    'cat /proc/stat',
+    'free',
+    'uptime',
+    'vmstat',
+    'cat /proc/meminfo',
+    'cat /proc/uptime',
+  ),
   ...differing('read again meanwhile: another time of access', 'stat /etc/passwd'),
   ...differing('the borrowed task is /proc/self', 'ls -l /proc/self/fd', 'cat /proc/self/status'),
 ];
