@@ -53,7 +53,9 @@ function hostState(folder: string): object {
 t.test('every system call, with arguments that would do harm', async (t) => {
   const folder = mkdtempSync(join(tmpdir(), 'penumbra-canary-'));
   const tools = mkdtempSync(join(tmpdir(), 'penumbra-tool-'));
-  t.teardown(() => [folder, tools].forEach((path) => rmSync(path, { recursive: true })));
+  t.teardown(() => {
+    for (const path of [folder, tools]) rmSync(path, { recursive: true });
+  });
   writeFileSync(join(folder, 'canary'), 'untouched\n');
   symlinkSync('canary', join(folder, 'link'));
   const program = join(tools, 'everyCall');

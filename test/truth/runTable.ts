@@ -39,7 +39,6 @@ export const toolCases: readonly ToolCase[] = [
     'tail -c 50 /srv/tree/numbers',
     'wc /srv/tree/numbers /etc/passwd',
     'nl /etc/passwd',
-    'stat /etc/passwd',
     'stat -f /srv',
     'stat -c "%n %s %a %U %G" /srv/tree/private /srv/tree/null /srv/tree/link',
     'readlink /srv/tree/link',

@@ -58,8 +58,8 @@ export class NestedLab implements AsyncDisposable {
 
   /** @throws PenumbraError UNSUPPORTED when QEMU 10 or the kernel is not there; Error with what L1 printed last */
   static async start({ files = [] }: NestedOptions = {}): Promise<NestedLab> {
-    const folder = await mkdtemp(join(tmpdir(), 'penumbra-nested-'));
     const image = await l1Image(files);
+    const folder = await mkdtemp(join(tmpdir(), 'penumbra-nested-'));
     const begin = performance.now();
     let process: ProcessIdentity | undefined;
     try {
