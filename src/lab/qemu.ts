@@ -74,7 +74,7 @@ function cpuModel(spec: LabSpec, emulator: number): string {
 
 /**
  * A microvm with ACPI has no timer against which the kernel could measure the others, and it waits for ever; as a KVM
- * guest it has kvm-clock and need not measure. Without ACPI the kernel finds one processor only.
+ * guest it has kvm-clock and need not measure. Without ACPI the kernel finds one processor only, and no disk.
  */
 function machineType({ machine, accelerator }: LabSpec): string {
   return machine === 'microvm' && accelerator === 'tcg' ? 'microvm,acpi=off' : machine;

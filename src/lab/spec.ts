@@ -30,7 +30,7 @@ export interface LabSpec {
   /** The distribution's QEMU, or QEMU 10 beside it. */
   emulator: (typeof EMULATORS)[number];
   accelerator: (typeof ACCELERATORS)[number];
-  /** QEMU's machine type; `microvm` has no PCI, and with `tcg` one processor. */
+  /** QEMU's machine type; `microvm` has no PCI, and with `tcg` one processor and no disk. */
   machine: (typeof LAB_MACHINES)[number];
 }
 
@@ -60,11 +60,16 @@ export function completeSpec(wanted: Partial<LabSpec> = {}): LabSpec {
   requireOneOf('emulator', spec.emulator, EMULATORS);
   requireOneOf('accelerator', spec.accelerator, ACCELERATORS);
   requireOneOf('machine', spec.machine, LAB_MACHINES);
-  if (spec.machine === 'microvm' && spec.accelerator === 'tcg')
-    requireOneOf('vcpus of an emulated microvm', spec.vcpus, [1]);
+  if (spec.machine === 'microvm' && spec.accelerator === 'tcg') requireEmulatedMicrovm(spec);
   requireRange('memoryMiB', spec.memoryMiB, MEMORY_MIN, MEMORY_MAX);
   requireRange('diskMiB', spec.diskMiB, 0, MEMORY_MAX);
   return spec;
+}
+
+/** It has no ACPI (src/lab/qemu.ts), by which Debian's kernels find a second processor and a disk without PCI. */
+function requireEmulatedMicrovm({ vcpus, diskMiB }: LabSpec): void {
+  requireOneOf('vcpus of an emulated microvm', vcpus, [1]);
+  requireOneOf('diskMiB of an emulated microvm', diskMiB, [0]);
 }
 
 function requireOneOf(field: string, value: unknown, allowed: readonly unknown[]): void {
