@@ -33,8 +33,6 @@ const FIRMWARE = [
   'multiboot_dma.bin',
   'pvh.bin',
 ];
-/** Needed by the benchmarks, which run in L1 as well. */
-const DEVELOPMENT_PACKAGES = ['mitata'];
 
 /** A file of this machine and its place in L1. */
 export interface HostFile {
@@ -57,7 +55,7 @@ export async function systemPart(): Promise<SystemPart> {
   const addon = join(ROOT, 'build/Release/penumbra.node');
   const libraries = (await Promise.all([...programs, addon].map(librariesOf))).flat();
   const kernels = await Promise.all(LAB_KERNELS.map(findKernel));
-  const packages = packageFolders(ROOT.replace(/\/$/, ''), DEVELOPMENT_PACKAGES);
+  const packages = packageFolders(ROOT.replace(/\/$/, ''));
   return {
     files: [
       ...[...new Set([...programs, ...libraries])].map(fileAtItsPlace),

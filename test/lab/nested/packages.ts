@@ -7,10 +7,10 @@ interface Manifest {
 }
 
 /**
- * Folders of the npm packages that the package in `root` needs when it runs, and of those in `more`, with all that they
- * need in turn. Looked up as Node does, from the folder of whoever needs it upwards.
+ * Folders of the npm packages that the package in `root` needs when it runs, with all that they need in turn. Looked up
+ * as Node does, from the folder of whoever needs it upwards.
  */
-export function packageFolders(root: string, more: readonly string[] = []): string[] {
+export function packageFolders(root: string): string[] {
   const found = new Set<string>();
   const visit = (name: string, from: string, optional: boolean): void => {
     const folder = locate(name, from, root);
@@ -25,7 +25,6 @@ export function packageFolders(root: string, more: readonly string[] = []): stri
     for (const name of Object.keys(optionalDependencies)) visit(name, folder, true);
   };
   visitDependencies(root);
-  for (const name of more) visit(name, root, false);
   return [...found].sort();
 }
 
