@@ -136,6 +136,19 @@ export interface NativeRunReport {
   refused: Record<string, number>;
 }
 
+/** In nanoseconds: for each word, for all pages, for each touch. */
+export interface NativeReadCosts {
+  wordNs: number;
+  hits: number;
+  misses: number;
+  readNs: number;
+  /** 0 where the pages are not mapped */
+  copyNs: number;
+  /** in all pages */
+  bytes: number;
+  touchNs: Float64Array;
+}
+
 /** One guest's RAM, gdbstub and shadow. Methods that return promises run in order on the guest's own thread. */
 export interface NativeGuest {
   read(gpa: bigint, length: number): Buffer;
@@ -167,6 +180,18 @@ export interface NativeGuest {
     limit: number,
     budget: bigint,
   ): Promise<NativeHits>;
+  /**
+   * What reading costs: words in a loop, scattered pages into one buffer (the best of several rounds, against memcpy of
+   * the same pages where they are mapped), and the first touch of guest-physical pages in a private copy. Blocks.
+   */
+  measureReads(
+    root: bigint,
+    levels: number,
+    words: BigUint64Array,
+    pages: BigUint64Array,
+    scratchGpa: bigint,
+    touched: BigUint64Array,
+  ): NativeReadCosts;
   /** The guest's RAM is another now. Resolves when the shadow, which was made of the old one, is gone. */
   setRam(regions: readonly RamRegion[]): Promise<void>;
 

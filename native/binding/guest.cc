@@ -149,6 +149,7 @@ class Guest final : public Napi::ObjectWrap<Guest> {
                            InstanceMethod<&Guest::OfMemory<&GuestMemory::Extents>>("extents"),
                            InstanceMethod<&Guest::FindThrough>("findVirtual"),
                            InstanceMethod<&Guest::SetRam>("setRam"),
+                           InstanceMethod<&Guest::OfMemory<&GuestMemory::MeasureReads>>("measureReads"),
                            InstanceMethod<&Guest::ConnectStub>("connectStub"),
                            InstanceMethod<&Guest::DetachStub>("detachStub"),
                            InstanceMethod<&Guest::Stop>("stop"),

@@ -6,6 +6,7 @@
 
 #include "binding/environment.h"
 #include "binding/recipe.h"
+#include "memory/measure.h"
 #include "memory/page_walk.h"
 #include "memory/scan.h"
 
@@ -16,7 +17,7 @@ namespace {
 constexpr uint32_t kMaxRead = 256 << 20;
 constexpr size_t kMaxExtents = 65536;
 constexpr size_t kMaxRequests = 1 << 20;
-constexpr size_t kMostReaders = 8;
+constexpr size_t kMostReaders = 4;
 
 template <typename Item>
 Napi::BigUint64Array ToWords(Napi::Env env, const std::vector<Item>& items) {
@@ -217,6 +218,32 @@ Napi::Value GuestMemory::Extents(const Napi::CallbackInfo& info) {
   object.Set("words", ToWords(info.Env(), found.extents));
   object.Set("complete", found.complete);
   return object;
+}
+
+/// Takes addresses of words, of pages, a guest-physical address above all RAM, and guest-physical pages to be touched.
+Napi::Value GuestMemory::MeasureReads(const Napi::CallbackInfo& info) {
+  const auto list = [&info](size_t index) {
+    const Napi::BigUint64Array words = penumbra::ReadWords(info[index], "addresses");
+    return std::vector<uint64_t>(words.Data(), words.Data() + words.ElementLength());
+  };
+  constexpr int kRounds = 20;
+  return Guarded(info.Env(), [&]() -> Napi::Value {
+    const AddressSpace space = ReadSpace(info);
+    const WordCost words = MeasureWords(Ram(info), space, list(2));
+    const PageCost pages = MeasurePages(Ram(info), space, list(3), kRounds);
+    const std::vector<double> touches = MeasureTouches(Ram(info), ReadWord(info[4], "scratch"), list(5));
+    Napi::Float64Array touch_ns = Napi::Float64Array::New(info.Env(), touches.size());
+    std::copy(touches.begin(), touches.end(), touch_ns.Data());
+    Napi::Object object = Napi::Object::New(info.Env());
+    object.Set("wordNs", words.ns);
+    object.Set("hits", static_cast<double>(words.hits));
+    object.Set("misses", static_cast<double>(words.misses));
+    object.Set("readNs", pages.read_ns);
+    object.Set("copyNs", pages.copy_ns);
+    object.Set("bytes", static_cast<double>(pages.bytes));
+    object.Set("touchNs", touch_ns);
+    return object;
+  });
 }
 
 }  // namespace penumbra

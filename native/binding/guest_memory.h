@@ -47,6 +47,7 @@ class GuestMemory {
   Napi::Value ReadScattered(const Napi::CallbackInfo& info);
   Napi::Value LoadWords(const Napi::CallbackInfo& info);
   Napi::Value Extents(const Napi::CallbackInfo& info);
+  Napi::Value MeasureReads(const Napi::CallbackInfo& info);
 
  private:
   struct Known {

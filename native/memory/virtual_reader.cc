@@ -7,6 +7,8 @@ namespace penumbra {
 namespace {
 
 constexpr size_t kPiecesAtOnce = 1024;
+constexpr uint64_t kPresent = 1;
+constexpr uint64_t kDirectoryMask = (uint64_t{1} << 21) - 1;
 
 }  // namespace
 
@@ -77,41 +79,55 @@ void VirtualReader::Forget() {
   for (Directory& directory : directories_) directory.tag = 0;
 }
 
-Translation VirtualReader::Walk(uint64_t address) {
-  Directory& directory = directories_[(address >> 21) % kDirectories];
-  const uint64_t tag = TagOf(address & ~uint64_t{0x1fffff});
-  if (directory.tag == tag) {
-    Translation translation;
-    Interpret(directory.table[(address >> 12) & 511], 12, address, &translation);
-    return translation;
+inline GuestRam::Place VirtualReader::Locate(uint64_t address) {
+  const Entry& entry = entries_[(address >> 12) & kEntryMask];
+  if (entry.tag != TagOf(address)) return LocateMissed(address);
+  ++counts_.hits;
+  const uint64_t offset = address & kPageMask;
+  return {entry.place + offset, kPageSize - offset, false};
+}
+
+GuestRam::Place VirtualReader::LocateMissed(uint64_t address) {
+  ++counts_.misses;
+  const Directory& directory = directories_[(address >> 21) % kDirectories];
+  uint64_t gpa;
+  if (directory.tag == TagOf(address & ~kDirectoryMask)) [[likely]] {
+    const uint64_t entry = directory.table[(address >> 12) & 511];
+    if ((entry & kPresent) == 0) return {0, 0, false};
+    gpa = (entry & kTableAddressMask) | (address & kPageMask);
+  } else {
+    const Translation translation = Walk(address);
+    if (!translation.mapped()) return {0, 0, false};
+    gpa = translation.gpa;
   }
+  GuestRam::Place place = ram_.Find(gpa);
+  if (place.left == 0) return place;
+  const uint64_t offset = address & kPageMask;
+  if (!place.foreign) entries_[(address >> 12) & kEntryMask] = {TagOf(address), place.address - offset};
+  // Regions are whole pages, so that all of this one is there.
+  place.left = kPageSize - offset;
+  return place;
+}
+
+bool VirtualReader::LoadMissed(uint64_t address, void* value, size_t size) {
+  const GuestRam::Place place = Locate(address);
+  if (place.left < size) return Read(address, value, size) == size;
+  if (place.foreign) return ram_.foreign()->Read(place.address, value, size);
+  std::memcpy(value, reinterpret_cast<const void*>(place.address), size);
+  return true;
+}
+
+// Translates, and remembers the table of the lowest level if there is one.
+Translation VirtualReader::Walk(uint64_t address) {
   const Translation translation = Translate(address);
   if (translation.page_size != kPageSize || translation.table == 0) return translation;
+  Directory& directory = directories_[(address >> 21) % kDirectories];
   if (directory.copy == nullptr && ram_.foreign() != nullptr) {
     directory.copy = std::make_unique<std::array<uint64_t, 512>>();
   }
   directory.table = ram_.Table(translation.table, directory.copy ? directory.copy->data() : nullptr);
-  directory.tag = directory.table == nullptr ? 0 : tag;
+  directory.tag = directory.table == nullptr ? 0 : TagOf(address & ~kDirectoryMask);
   return translation;
-}
-
-// The place of the page that holds `address`, plus the offset; `left` is at most what the page has.
-GuestRam::Place VirtualReader::Locate(uint64_t address, Translation* translation) {
-  const uint64_t offset = address & kPageMask;
-  Entry& entry = entries_[(address >> 12) & kEntryMask];
-  if (entry.tag == TagOf(address)) {
-    ++counts_.hits;
-    return {entry.place + offset, kPageSize - offset, false};
-  }
-  ++counts_.misses;
-  *translation = Walk(address);
-  if (!translation->mapped()) return {0, 0, false};
-  GuestRam::Place place = ram_.Find(translation->gpa);
-  if (!place.foreign && place.left >= kPageSize - offset && place.left != 0) {
-    entry = {TagOf(address), place.address - offset};
-  }
-  place.left = std::min(place.left, kPageSize - offset);
-  return place;
 }
 
 uint64_t VirtualReader::Read(uint64_t address, void* out, uint64_t length) {
@@ -128,14 +144,13 @@ void VirtualReader::ReadScattered(std::span<const Request> requests, void* out, 
     const auto [address, length] = requests[i];
     uint64_t done = 0;
     while (done < length) {
-      Translation translation;
-      const GuestRam::Place place = Locate(address + done, &translation);
+      const GuestRam::Place place = Locate(address + done);
       if (place.left == 0) break;
       const uint64_t size = std::min(place.left, length - done);
       gathering.Add(place, to + done, size, i, done);
       done += size;
     }
-    std::memset(to + done, 0, length - done);
+    if (done < length) std::memset(to + done, 0, length - done);
     lengths[i] = done;
     to += length;
   }
@@ -171,14 +186,14 @@ std::vector<VirtualReader::Hole> VirtualReader::ReadPresent(uint64_t address, vo
   std::vector<Hole> holes;
   uint8_t* to = static_cast<uint8_t*>(out);
   for (uint64_t done = 0; done < length;) {
-    Translation translation;
-    const GuestRam::Place place = Locate(address + done, &translation);
+    const GuestRam::Place place = Locate(address + done);
     const uint64_t left_in_page = kPageSize - ((address + done) & kPageMask);
     const uint64_t size = std::min(place.left == 0 ? left_in_page : place.left, length - done);
     if (place.left != 0) {
       gathering.Add(place, to + done, size, 0, done);
     } else {
       std::memset(to + done, 0, size);
+      const Translation translation = Translate(address + done);
       // A page that is mapped to where no RAM is reads as if its table were outside.
       const WalkResult result = translation.mapped() ? WalkResult::kOutsideRam : translation.result;
       Hole* last = holes.empty() ? nullptr : &holes.back();
@@ -198,11 +213,10 @@ std::vector<VirtualReader::Hole> VirtualReader::ReadPresent(uint64_t address, vo
 }
 
 const uint8_t* VirtualReader::At(uint64_t address, uint64_t length) {
-  Translation translation;
-  const GuestRam::Place first = Locate(address, &translation);
+  const GuestRam::Place first = Locate(address);
   if (first.left == 0 || first.foreign) return nullptr;
   for (uint64_t done = first.left; done < length;) {
-    const GuestRam::Place next = Locate(address + done, &translation);
+    const GuestRam::Place next = Locate(address + done);
     if (next.left == 0 || next.foreign || next.address != first.address + done) return nullptr;
     done += next.left;
   }

@@ -54,7 +54,7 @@ class VirtualReader {
       std::memcpy(value, reinterpret_cast<const void*>(entry.place + offset), sizeof(T));
       return true;
     }
-    return Read(address, value, sizeof(T)) == sizeof(T);
+    return LoadMissed(address, value, sizeof(T));
   }
 
   /// Copies [address, address + length). Returns the number of bytes before the first that is not readable.
@@ -81,7 +81,7 @@ class VirtualReader {
   const Counts& counts() const { return counts_; }
 
  private:
-  static constexpr size_t kEntries = 4096;
+  static constexpr size_t kEntries = 16384;  ///< pages: 64 MiB of neighbours
   static constexpr uint64_t kEntryMask = kEntries - 1;
   static constexpr size_t kDirectories = 64;
   static constexpr int kTagBits = 52;  // a page number
@@ -100,8 +100,11 @@ class VirtualReader {
   class Gathering;
 
   uint64_t TagOf(uint64_t address) const { return address >> 12 | generation_ << kTagBits; }
+  // Where the byte at `address` is and how much of its page follows; 0 bytes where nothing can be read.
+  GuestRam::Place Locate(uint64_t address);
+  GuestRam::Place LocateMissed(uint64_t address);
+  bool LoadMissed(uint64_t address, void* value, size_t size);
   Translation Walk(uint64_t address);
-  GuestRam::Place Locate(uint64_t address, Translation* translation);
 
   const GuestRam& ram_;
   AddressSpace space_;

@@ -214,13 +214,17 @@ function absentRange({ address, size, ...why }: AbsentRange): PenumbraError {
 }
 
 const COLUMNS: Column<MemoryMapping>[] = [
-  { title: 'RANGE', text: ({ start, end }) => `${start.toString(16)}-${end.toString(16)}`, align: 'right' },
+  { title: 'RANGE', text: ({ start, end }) => `${eightDigits(start)}-${eightDigits(end)}` },
   { title: 'MODE', text: ({ permissions }) => permissions },
-  { title: 'OFFSET', text: ({ offset }) => offset.toString(16).padStart(8, '0'), align: 'right' },
+  { title: 'OFFSET', text: ({ offset }) => eightDigits(offset) },
   { title: 'DEVICE', text: ({ device }) => `${twoDigits(device.major)}:${twoDigits(device.minor)}` },
   { title: 'INODE', text: ({ inode }) => String(inode), align: 'right' },
   { title: 'PATH', text: ({ path }) => escapeBytes(path) },
 ];
+
+function eightDigits(number: bigint): string {
+  return number.toString(16).padStart(8, '0');
+}
 
 function twoDigits(number: number): string {
   return number.toString(16).padStart(2, '0');

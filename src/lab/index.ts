@@ -2,4 +2,12 @@
 export type { CommandResult } from './console.js';
 export { LabGuest, type StartOptions } from './guest.js';
 export { type LabEntry, labDown, labList, labOpen, labUp } from './registry.js';
-export { completeSpec, DEFAULT_SPEC, LAB_KERNELS, LAB_LOADS, LAB_MACHINES, type LabSpec } from './spec.js';
+export {
+  completeSpec,
+  DEFAULT_SPEC,
+  LAB_KERNELS,
+  LAB_LOADS,
+  LAB_MACHINES,
+  LAB_RAM_KINDS,
+  type LabSpec,
+} from './spec.js';

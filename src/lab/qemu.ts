@@ -52,8 +52,7 @@ export async function qemuCommand(spec: LabSpec, kernel: LabKernel, files: Guest
       ...['-name', basename(dirname(files.qmp))],
       ...['-nodefaults', '-no-user-config', '-no-reboot', '-display', 'none'],
       ...['-accel', spec.accelerator, '-cpu', cpuModel(spec, major), '-smp', String(spec.vcpus)],
-      ...['-m', String(spec.memoryMiB), '-object', memoryBackend(spec, files)],
-      ...['-machine', `${machineType(spec)},memory-backend=ram`],
+      ...['-m', memorySize(spec), ...memoryBackends(spec, files)],
       ...['-kernel', kernel.image, '-initrd', files.initrd, '-append', kernelCommandLine(spec)],
       ...['-serial', `file:${files.kernelLog}`],
       ...['-chardev', `socket,id=console,path=${files.console},server=on,wait=off`, ...secondSerialPort(spec)],
@@ -80,15 +79,35 @@ function machineType({ machine, accelerator }: LabSpec): string {
   return machine === 'microvm' && accelerator === 'tcg' ? 'microvm,acpi=off' : machine;
 }
 
-function memoryBackend(spec: LabSpec, files: GuestFiles): string {
-  const size = `id=ram,size=${spec.memoryMiB}M`;
-  switch (spec.ram) {
+function memorySize({ memoryMiB, growMiB }: LabSpec): string {
+  return growMiB === 0 ? String(memoryMiB) : `${memoryMiB}M,slots=4,maxmem=${memoryMiB + growMiB}M`;
+}
+
+/** The machine and its memory, of one backend or, as NUMA nodes, of two. */
+function memoryBackends(spec: LabSpec, files: GuestFiles): string[] {
+  const machine = machineType(spec);
+  if (spec.ram !== 'mixed') {
+    const backend = memoryBackend(spec.ram, `id=ram,size=${spec.memoryMiB}M`, files);
+    return ['-object', backend, '-machine', `${machine},memory-backend=ram`];
+  }
+  const half = `size=${spec.memoryMiB / 2}M`;
+  return [
+    ...['-object', memoryBackend('memfd', `id=ram0,${half}`, files), '-numa', 'node,nodeid=0,memdev=ram0'],
+    ...['-object', memoryBackend('private', `id=ram1,${half}`, files), '-numa', 'node,nodeid=1,memdev=ram1'],
+    ...['-machine', machine],
+  ];
+}
+
+function memoryBackend(kind: Exclude<LabSpec['ram'], 'mixed'>, idAndSize: string, files: GuestFiles): string {
+  switch (kind) {
     case 'memfd':
-      return `memory-backend-memfd,${size},share=on`;
+      return `memory-backend-memfd,${idAndSize},share=on`;
     case 'file':
-      return `memory-backend-file,${size},share=on,mem-path=${files.ram}`;
+      return `memory-backend-file,${idAndSize},share=on,mem-path=${files.ram}`;
     case 'private':
-      return `memory-backend-ram,${size}`;
+      return `memory-backend-ram,${idAndSize}`;
+    case 'hugetlb':
+      return `memory-backend-memfd,${idAndSize},share=on,hugetlb=on,hugetlbsize=2M`;
   }
 }
 

@@ -3,7 +3,7 @@ import { PenumbraError } from '../errors.js';
 export const LAB_KERNELS = ['5.10', '6.1', '6.12'] as const;
 export const LAB_LOADS = ['idle', 'busy', 'forks'] as const;
 const CPUS = ['qemu64', 'max'] as const;
-const RAM_KINDS = ['memfd', 'file', 'private'] as const;
+export const LAB_RAM_KINDS = ['memfd', 'file', 'private', 'hugetlb', 'mixed'] as const;
 const EMULATORS = ['system', 'qemu10'] as const;
 const ACCELERATORS = ['tcg', 'kvm'] as const;
 export const LAB_MACHINES = ['pc', 'q35', 'microvm'] as const;
@@ -23,8 +23,13 @@ export interface LabSpec {
   /** Kernel page table isolation. */
   pti: boolean;
   kaslr: boolean;
-  /** What backs guest RAM: a shared memfd, a shared file, or QEMU's anonymous memory. */
-  ram: (typeof RAM_KINDS)[number];
+  /**
+   * What backs guest RAM: a shared memfd, a shared file, QEMU's anonymous memory, huge pages of 2 MiB that the host must
+   * have set aside, or a memfd for one half and anonymous memory for the other, as two NUMA nodes.
+   */
+  ram: (typeof LAB_RAM_KINDS)[number];
+  /** How much more memory may be plugged while it runs, in MiB. */
+  growMiB: number;
   /** Size of a virtio disk with a file system mounted on /data, in MiB; 0 for none. */
   diskMiB: number;
   /** The distribution's QEMU, or QEMU 10 beside it. */
@@ -43,6 +48,7 @@ export const DEFAULT_SPEC: Readonly<LabSpec> = {
   pti: true,
   kaslr: true,
   ram: 'memfd',
+  growMiB: 0,
   diskMiB: 0,
   emulator: 'system',
   accelerator: 'tcg',
@@ -56,12 +62,13 @@ export function completeSpec(wanted: Partial<LabSpec> = {}): LabSpec {
   requireOneOf('vcpus', spec.vcpus, [1, 2]);
   requireOneOf('cpu', spec.cpu, CPUS);
   requireOneOf('load', spec.load, LAB_LOADS);
-  requireOneOf('ram', spec.ram, RAM_KINDS);
+  requireOneOf('ram', spec.ram, LAB_RAM_KINDS);
   requireOneOf('emulator', spec.emulator, EMULATORS);
   requireOneOf('accelerator', spec.accelerator, ACCELERATORS);
   requireOneOf('machine', spec.machine, LAB_MACHINES);
   if (spec.machine === 'microvm' && spec.accelerator === 'tcg') requireEmulatedMicrovm(spec);
   requireRange('memoryMiB', spec.memoryMiB, MEMORY_MIN, MEMORY_MAX);
+  requireRange('growMiB', spec.growMiB, 0, MEMORY_MAX);
   requireRange('diskMiB', spec.diskMiB, 0, MEMORY_MAX);
   return spec;
 }
