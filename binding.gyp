@@ -11,7 +11,20 @@
     {
       "target_name": "penumbra",
       "sources": ["<!@(find native -name '*.cc' ! -name '*_main.cc' ! -path 'native/test/*')"],
-      "include_dirs": ["<(unicorn)/include", "node_modules/node-addon-api"],
+      "include_dirs": ["<(unicorn)/include", "node_modules/node-addon-api", "<(SHARED_INTERMEDIATE_DIR)"],
+      "actions": [
+        {
+          "action_name": "batch_runner",
+          "inputs": [
+            "scripts/inshadow",
+            "native/inshadow/batch_runner.c",
+            "native/inshadow/batch_runner.h",
+            "native/inshadow/flat.ld",
+          ],
+          "outputs": ["<(SHARED_INTERMEDIATE_DIR)/batch_runner_code.h"],
+          "action": ["scripts/inshadow", "native/inshadow/batch_runner.c", "kBatchRunnerCode", "<@(_outputs)"],
+        },
+      ],
       "defines": ["NAPI_VERSION=8", "NODE_ADDON_API_CPP_EXCEPTIONS"],
       "libraries": [
         "<(unicorn)/lib/x86_64-linux-gnu/libunicorn.so.2",

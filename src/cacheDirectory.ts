@@ -1,5 +1,6 @@
+import { mkdirSync } from 'node:fs';
 import { homedir } from 'node:os';
-import { isAbsolute, join } from 'node:path';
+import { dirname, isAbsolute, join } from 'node:path';
 
 /**
  * Where penumbra keeps what it can compute anew: a folder of that name below $XDG_CACHE_HOME/penumbra, which may not
@@ -13,5 +14,23 @@ export function cacheDirectory(name: string): string | undefined {
     return join(homedir(), '.cache', 'penumbra', name);
   } catch {
     return undefined;
+  }
+}
+
+/** Makes such a folder and those above it that penumbra may have to make. Throws what mkdirSync throws. */
+export function makeCacheDirectory(path: string): void {
+  makeDirectory(path, 3);
+}
+
+/** Makes a directory and up to `above` missing ones above it. (mkdirSync's `recursive` never returns below /proc.) */
+function makeDirectory(path: string, above: number): void {
+  try {
+    mkdirSync(path, { mode: 0o700 });
+  } catch (cause) {
+    const { code } = cause as NodeJS.ErrnoException;
+    if (code === 'EEXIST') return;
+    if (code !== 'ENOENT' || above === 0) throw cause;
+    makeDirectory(dirname(path), above - 1);
+    mkdirSync(path, { mode: 0o700 });
   }
 }

@@ -88,9 +88,11 @@ void KvmEngine::Load(const CpuContext& context) {
 void KvmEngine::PlantTrap(TrapSite* site) {
   site->code = nullptr;
   const Translation translation = Translate(memory_.table(), space(), site->trap.address);
-  // The guest's own byte: the private copy may still have the HLT of the last Load().
-  if (!translation.mapped() || !memory_.live().Copy(translation.gpa, &site->original, 1)) return;
+  uint8_t guest;
+  if (!translation.mapped() || !memory_.live().Copy(translation.gpa, &guest, 1)) return;
   site->code = memory_.table().At(translation.gpa, 1);
+  // The private copy may still have the HLT of the last Load().
+  site->original = *site->code == kHalt ? guest : *site->code;
   if (site->trap.returns) {
     const TrapCode code = CodeThatReturns(*site->trap.returns);
     // Functions begin at multiples of 16: the code does not cross into another page, or the trap is asked instead.

@@ -14,17 +14,13 @@ void Require(bool condition) {
 
 }  // namespace
 
-Batch::Batch(const uint8_t* bytes, size_t size) : bytes_(bytes) {
+Batch::Batch(const uint8_t* bytes, size_t size) : bytes_(bytes), size_(size) {
   Require(size >= sizeof header_ && reinterpret_cast<uintptr_t>(bytes) % alignof(StepRecord) == 0);
   std::memcpy(&header_, bytes, sizeof header_);
-  const uint64_t steps_at = sizeof header_;
-  const uint64_t arguments_at = steps_at + uint64_t{header_.step_count} * sizeof(StepRecord);
-  const uint64_t fixups_at = arguments_at + uint64_t{header_.argument_count} * sizeof(ArgumentRecord);
-  const uint64_t payload_at = fixups_at + uint64_t{header_.fixup_count} * sizeof(FixupRecord);
-  Require(payload_at <= size);
-  steps_ = reinterpret_cast<const StepRecord*>(bytes + steps_at);
-  arguments_ = reinterpret_cast<const ArgumentRecord*>(bytes + arguments_at);
-  fixups_ = reinterpret_cast<const FixupRecord*>(bytes + fixups_at);
+  Require(payload_offset() <= size);
+  steps_ = reinterpret_cast<const StepRecord*>(bytes + steps_offset());
+  arguments_ = reinterpret_cast<const ArgumentRecord*>(bytes + arguments_offset());
+  fixups_ = reinterpret_cast<const FixupRecord*>(bytes + fixups_offset());
   for (uint32_t i = 0; i < header_.step_count; ++i) {
     const StepRecord& step = steps_[i];
     Require(step.argument_count <= kMaxArguments && step.first_argument <= header_.argument_count &&
@@ -38,7 +34,7 @@ Batch::Batch(const uint8_t* bytes, size_t size) : bytes_(bytes) {
     const ArgumentRecord& argument = arguments_[i];
     Require(argument.kind <= ArgumentRecord::kResult);
     if (argument.kind == ArgumentRecord::kIn || argument.kind == ArgumentRecord::kInOut) {
-      Require(argument.payload <= size && argument.size <= size - argument.payload);
+      Require(argument.payload >= payload_offset() && argument.payload <= size && argument.size <= size - argument.payload);
     }
     Require(argument.fixups <= header_.fixup_count && argument.fixup_count <= header_.fixup_count - argument.fixups);
     for (uint32_t k = 0; k < argument.fixup_count; ++k) {

@@ -65,14 +65,23 @@ class Batch {
   /// Throws Error BAD_ARGUMENT when anything points outside `bytes`, which must outlive the batch.
   Batch(const uint8_t* bytes, size_t size);
 
+  const uint8_t* bytes() const { return bytes_; }
+  size_t size() const { return size_; }
+  /// Where the parts begin.
+  uint64_t steps_offset() const { return sizeof header_; }
+  uint64_t arguments_offset() const { return steps_offset() + uint64_t{header_.step_count} * sizeof(StepRecord); }
+  uint64_t fixups_offset() const { return arguments_offset() + uint64_t{header_.argument_count} * sizeof(ArgumentRecord); }
+  uint64_t payload_offset() const { return fixups_offset() + uint64_t{header_.fixup_count} * sizeof(FixupRecord); }
+  uint32_t argument_count() const { return header_.argument_count; }
+
   const StepRecord* steps() const { return steps_; }
   uint32_t step_count() const { return header_.step_count; }
   const ArgumentRecord& argument(uint32_t index) const { return arguments_[index]; }
   const FixupRecord& fixup(uint32_t index) const { return fixups_[index]; }
-  const uint8_t* payload(const ArgumentRecord& argument) const { return bytes_ + argument.payload; }
 
  private:
   const uint8_t* bytes_;
+  size_t size_;
   BatchHeader header_;
   const StepRecord* steps_;
   const ArgumentRecord* arguments_;

@@ -23,7 +23,7 @@ void CallTimer::Arm(Clock::duration limit) {
     const std::lock_guard lock(mutex_);
     limit_ = limit;
     when_ = Clock::now() + limit;
-    calls_then_ = calls_;
+    calls_then_ = calls();
     is_sooner = when_ < wakes_;
   }
   // Waking the thread up costs more than many a call: most times it is going to look soon enough.
@@ -44,8 +44,8 @@ void CallTimer::Run() {
       changed_.wait(lock);
     } else if (Clock::now() < when_) {
       changed_.wait_until(lock, when_);
-    } else if (calls_ != calls_then_) {
-      calls_then_ = calls_;
+    } else if (calls() != calls_then_) {
+      calls_then_ = calls();
       when_ = Clock::now() + limit_;
     } else {
       engine_->Interrupt();

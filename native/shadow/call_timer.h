@@ -2,7 +2,6 @@
 #ifndef PENUMBRA_NATIVE_SHADOW_CALL_TIMER_H_
 #define PENUMBRA_NATIVE_SHADOW_CALL_TIMER_H_
 
-#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
@@ -19,20 +18,20 @@ class CallTimer {
  public:
   using Clock = std::chrono::steady_clock;
 
-  explicit CallTimer(Engine* engine) : engine_(engine), thread_([this] { Run(); }) {}
+  /// `calls` counts the calls that have begun; whoever makes them counts, and it must outlive the timer.
+  CallTimer(Engine* engine, const uint64_t* calls) : engine_(engine), calls_(calls), thread_([this] { Run(); }) {}
   ~CallTimer();
 
   /// A call that begins now or later may take between one and two times `limit`.
   void Arm(Clock::duration limit);
-  /// A call has ended and the next begins; costs next to nothing.
-  void NextCall() { calls_.fetch_add(1, std::memory_order_relaxed); }
   void Disarm();
 
  private:
   void Run();
+  uint64_t calls() const { return __atomic_load_n(calls_, __ATOMIC_RELAXED); }
 
   Engine* engine_;
-  std::atomic<uint64_t> calls_{0};
+  const uint64_t* calls_;
   std::mutex mutex_;
   std::condition_variable changed_;
   Clock::duration limit_{};

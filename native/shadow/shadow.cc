@@ -12,25 +12,12 @@ namespace penumbra {
 
 namespace {
 
-// struct pt_regs, arch/x86/include/asm/ptrace.h; the order is that of the syscall ABI and never changed.
-enum PtRegs { kR10 = 7, kR9 = 8, kR8 = 9, kAx = 10, kCx = 11, kDx = 12, kSi = 13, kDi = 14, kOrigAx = 15, kIp = 16,
-              kCs = 17, kFlags = 18, kSp = 19, kSs = 20, kPtRegsWords = 21 };
-constexpr uint64_t kFrameBytes = kPtRegsWords * 8;
+constexpr uint64_t kFrameBytes = RUNNER_PT_REGS_WORDS * 8;  // struct pt_regs
 constexpr uint64_t kForgetEvery = 16;
 constexpr size_t kMostCallers = 24;
 constexpr uint64_t kSpinShare = 8;
 constexpr size_t kMostLockCallers = 4;
-constexpr uint64_t kEnosys = 38;
-constexpr int64_t kEintr = 4;
-// ERESTARTSYS to ERESTART_RESTARTBLOCK, include/linux/errno.h: what signal delivery would have turned into EINTR.
-constexpr int64_t kFirstRestart = 512;
-constexpr int64_t kLastRestart = 516;
-constexpr uint64_t kUserFlags = 0x202;
 constexpr uint8_t kHlt = 0xf4;
-// Strings are read in words; the last bytes of the data area stay unused so that no read leaves it.
-constexpr uint64_t kDataGuard = 64;
-
-bool IsError(int64_t value) { return value < 0 && value >= -4095; }
 
 std::string Hex(uint64_t value) {
   char text[24];
@@ -40,25 +27,14 @@ std::string Hex(uint64_t value) {
 
 }  // namespace
 
-// Where the buffers of one step were put in the scratch data.
-struct Shadow::Placement {
-  struct Buffer {
-    uint32_t argument;
-    uint64_t offset;
-    uint32_t size;
-    uint32_t flags;
-  };
-  uint64_t used = 0;
-  std::vector<Buffer> outs;
-};
-
 Shadow::Shadow(const GuestRam& ram, Recipe recipe, uint64_t scratch_gpa, const EngineChoice& engine)
     : ram_(ram),
       recipe_(std::move(recipe)),
       memory_(ram, scratch_gpa, Scratch::kSize, engine.name == "kvm" ? Touch::kAnyone : Touch::kUserCode),
       scratch_(memory_),
+      batch_run_(scratch_),
       engine_(MakeEngine(engine, memory_)),
-      timer_(std::make_unique<CallTimer>(engine_.get())),
+      timer_(std::make_unique<CallTimer>(engine_.get(), batch_run_.calls())),
       code_watch_(ram_, recipe_) {
   std::vector<Trap> traps;
   for (const TrapRule& rule : recipe_.traps) {
@@ -104,12 +80,7 @@ const Context& Shadow::Load(const std::vector<VcpuState>& vcpus) {
     memory_.RequireWhole();
     throw;
   }
-  frame_ = reinterpret_cast<uint64_t*>(
-      VirtualAt(memory_.table(), context_->space, context_->stack_top - kFrameBytes - 8, kFrameBytes + 8));
-  if (frame_ == nullptr) {
-    throw Error("CORRUPT", "the borrowed task's stack is not mapped", context_->stack_top - kFrameBytes);
-  }
-  frame_ += 1;
+  PrepareStack();
   state_before_ = 0;
   Read(recipe_.borrowed_task + recipe_.task_state, &state_before_, recipe_.task_state_width);
   engine_->Load(context_->cpu);
@@ -118,92 +89,61 @@ const Context& Shadow::Load(const std::vector<VcpuState>& vcpus) {
 
 BatchResult Shadow::Run(const Batch& batch) {
   if (!context_) throw Error("INTERNAL", "a call in a shadow that is not loaded");
-  BatchResult result;
-  result.values.reserve(batch.step_count());
+  const uint64_t limit = engine_->CountsInstructions() ? options_.instruction_limit : 0;
+  batch_run_.Start(batch, recipe_, *context_, context_->stack_top - kFrameBytes, limit != 0);
   // In the middle of kernel code a call may wait for what the stopped guest will never do: that shows soon.
   const bool may_spin = context_->stop_class == StopClass::kKernel;
   timer_->Arm(std::chrono::nanoseconds(options_.time_limit_ns / (may_spin ? kSpinShare : 1)));
-  for (uint32_t index = 0; index < batch.step_count() && !result.failure; ++index) {
-    const StepRecord& step = batch.steps()[index];
-    uint64_t arguments[6] = {};
-    Placement placement;
-    int64_t skipped = 0;
-    for (uint32_t i = 0; i < step.argument_count; ++i) {
-      const uint32_t record = step.first_argument + i;
-      const ArgumentRecord& argument = batch.argument(record);
-      if (argument.kind == ArgumentRecord::kResult) {
-        const int64_t earlier = result.values[argument.value];
-        if (IsError(earlier)) skipped = earlier;
-        arguments[i] = static_cast<uint64_t>(earlier);
-      } else {
-        arguments[i] = Place(batch, record, &placement);
-      }
+  BatchResult result;
+  result.values.reserve(batch.step_count());
+  do {
+    const Outcome outcome = EnterProgram(limit);
+    if (outcome.reason != StopReason::kReturned) {
+      batch_run_.Abandon(&result);
+      result.failure = Explain(outcome);
+      result.failure->callers = FindCallers(outcome.stack, kMostCallers);
+      break;
     }
-    if (skipped != 0) {
-      result.values.push_back(skipped);
-      continue;
-    }
-    uint64_t total = 0;
-    for (;;) {
-      uint64_t value = 0;
-      const Outcome outcome = RunStep(step, arguments, &value);
-      if (outcome.reason != StopReason::kReturned) {
-        result.failure = Explain(outcome);
-        result.failure->callers = FindCallers(outcome.stack, kMostCallers);
-        break;
-      }
-      int64_t signed_value = static_cast<int64_t>(value);
-      if (slept_) {
-        if (-signed_value >= kFirstRestart && -signed_value <= kLastRestart) signed_value = -kEintr;
-        value = static_cast<uint64_t>(signed_value);
-        if (result.blocked.empty() || result.blocked.back() != index) result.blocked.push_back(index);
-      }
-      for (const Placement::Buffer& out : placement.outs) {
-        uint64_t length = out.size;
-        if ((out.flags & ArgumentRecord::kLengthIsResult) != 0) {
-          length = signed_value > 0 ? value : 0;
-          if (length > out.size) {
-            result.failure = CallFailure{"CORRUPT", "the guest returned more bytes than its buffer holds", 0, {}};
-            break;
-          }
-        }
-        if (length == 0) continue;
-        result.outs.push_back({index, out.argument, static_cast<uint32_t>(result.bytes.size()),
-                               static_cast<uint32_t>(length)});
-        const uint8_t* data = scratch_.data() + out.offset;
-        result.bytes.insert(result.bytes.end(), data, data + length);
-      }
-      if (result.failure) break;
-      if ((step.flags & StepRecord::kRepeat) == 0) {
-        total = value;
-        break;
-      }
-      if (signed_value <= 0) {
-        if (signed_value < 0) total = value;
-        break;
-      }
-      total += value;
-      if (total >= step.limit) break;
-    }
-    if (!result.failure) result.values.push_back(static_cast<int64_t>(total));
-  }
+  } while (batch_run_.Continue(&result));
   timer_->Disarm();
   if (result.failure) failed_ = std::exchange(context_, std::nullopt);
   memory_.RequireWhole();
   return result;
 }
 
+Outcome Shadow::EnterProgram(uint64_t instruction_limit) {
+  CallRegisters call{};
+  call.function = batch_run_.entry();
+  call.stack = StackPointer();
+  call.arguments[0] = batch_run_.argument();
+  return engine_->Call(call, context_->scratch_address + Scratch::kReturnOffset, instruction_limit);
+}
+
+// Above the program's frame: what it returns to stays there from batch to batch.
+void Shadow::PrepareStack() {
+  const uint64_t return_address = context_->scratch_address + Scratch::kReturnOffset;
+  if (WriteVirtual(memory_.table(), context_->space, StackPointer(), &return_address, sizeof return_address) !=
+      sizeof return_address) {
+    throw Error("CORRUPT", "the borrowed task's stack is not mapped", StackPointer());
+  }
+}
+
+// stack_top is a multiple of 16 and the frame's 168 bytes are 8 more than one: with the return address below it the
+// stack is aligned as after a call instruction.
+uint64_t Shadow::StackPointer() const { return context_->stack_top - kFrameBytes - 8; }
+
 void Shadow::Recover() {
   if (!failed_) throw Error("INTERNAL", "nothing to recover from");
   context_ = std::exchange(failed_, std::nullopt);
   ApplyPatches(recipe_, *context_, memory_);
+  PrepareStack();
   TakeBackSignal();
   engine_->Load(context_->cpu);
 }
 
 uint64_t Shadow::window_address() const {
   if (!context_) throw Error("INTERNAL", "the window of a shadow that is not loaded");
-  return context_->scratch_address + Scratch::kDataOffset;
+  return context_->scratch_address + Scratch::kPayloadOffset;
 }
 
 uint64_t Shadow::Write(uint64_t address, const void* bytes, uint64_t length) const {
@@ -240,89 +180,6 @@ uint64_t Shadow::Write(uint64_t root, uint64_t address, const void* bytes, uint6
   return done;
 }
 
-uint64_t Shadow::Place(const Batch& batch, uint32_t index, Placement* placement) {
-  const ArgumentRecord& argument = batch.argument(index);
-  if (argument.kind == ArgumentRecord::kValue) return argument.value;
-  const uint64_t offset = (placement->used + 15) & ~uint64_t{15};
-  if (argument.size > Scratch::kDataSize - kDataGuard - offset) {
-    throw Error("BAD_ARGUMENT", "the arguments of a call do not fit into the shadow's scratch memory");
-  }
-  placement->used = offset + argument.size;
-  uint8_t* data = scratch_.data() + offset;
-  if (argument.kind == ArgumentRecord::kOut) {
-    if ((argument.flags & ArgumentRecord::kLengthIsResult) == 0) std::memset(data, 0, argument.size);
-  } else {
-    std::memcpy(data, batch.payload(argument), argument.size);
-  }
-  if (argument.kind != ArgumentRecord::kIn) {
-    placement->outs.push_back({index, offset, argument.size, argument.flags});
-  }
-  const uint64_t address = context_->scratch_address + Scratch::kDataOffset + offset;
-  for (uint32_t i = 0; i < argument.fixup_count; ++i) {
-    const FixupRecord& fixup = batch.fixup(argument.fixups + i);
-    const uint64_t target = address + fixup.target;
-    std::memcpy(data + fixup.offset, &target, sizeof target);
-  }
-  return address;
-}
-
-Outcome Shadow::RunStep(const StepRecord& step, const uint64_t (&arguments)[6], uint64_t* value) {
-  ++calls_;
-  timer_->NextCall();
-  slept_ = false;
-  if ((step.flags & StepRecord::kFunction) != 0) {
-    const Outcome outcome = CallFunction(step.target, arguments);
-    *value = outcome.value;
-    return outcome;
-  }
-  return CallSyscall(step.target, arguments, (step.flags & StepRecord::kDirect) != 0, value);
-}
-
-Outcome Shadow::CallFunction(uint64_t function, const uint64_t (&arguments)[6]) {
-  const uint64_t return_address = context_->scratch_address + Scratch::kReturnOffset;
-  CallRegisters call;
-  call.function = function;
-  // stack_top is a multiple of 16 and the frame's 168 bytes are 8 more than one: with the return address below it
-  // the stack is aligned as after a call instruction.
-  call.stack = context_->stack_top - kFrameBytes - 8;
-  frame_[-1] = return_address;
-  std::copy(std::begin(arguments), std::end(arguments), call.arguments);
-  return engine_->Call(call, return_address, options_.instruction_limit);
-}
-
-Outcome Shadow::CallSyscall(uint64_t number, const uint64_t (&arguments)[6], bool direct, uint64_t* value) {
-  std::fill(frame_, frame_ + kPtRegsWords, 0);
-  frame_[kDi] = arguments[0];
-  frame_[kSi] = arguments[1];
-  frame_[kDx] = arguments[2];
-  frame_[kR10] = arguments[3];
-  frame_[kR8] = arguments[4];
-  frame_[kR9] = arguments[5];
-  frame_[kAx] = -kEnosys;
-  frame_[kOrigAx] = number;
-  frame_[kIp] = frame_[kCx] = context_->scratch_address + Scratch::kDataOffset;
-  frame_[kFlags] = kUserFlags;
-  frame_[kSp] = context_->scratch_address + Scratch::kSize;
-  frame_[kCs] = recipe_.user_code_selector;
-  frame_[kSs] = recipe_.user_data_selector;
-  const uint64_t frame = context_->stack_top - kFrameBytes;
-  if (direct) {
-    uint64_t handler = 0;
-    if (number >= recipe_.syscall_count ||
-        ReadVirtual(memory_.table(), context_->space, recipe_.syscall_table + number * 8, &handler, 8) != 8) {
-      throw Error("BAD_ARGUMENT", "no handler for syscall " + std::to_string(number));
-    }
-    const Outcome outcome = CallFunction(handler, {frame, 0, 0, 0, 0, 0});
-    *value = outcome.value;
-    return outcome;
-  }
-  const Outcome outcome = recipe_.registers_first
-                              ? CallFunction(recipe_.syscall_dispatch, {frame, number, 0, 0, 0, 0})
-                              : CallFunction(recipe_.syscall_dispatch, {number, frame, 0, 0, 0, 0});
-  *value = frame_[kAx];
-  return outcome;
-}
-
 TrapHandler::Action Shadow::OnTrap(size_t index, uint64_t argument, uint64_t stack, uint64_t* result) {
   const TrapRule& trap = recipe_.traps[index];
   switch (trap.kind) {
@@ -337,7 +194,7 @@ TrapHandler::Action Shadow::OnTrap(size_t index, uint64_t argument, uint64_t sta
       return voluntary || EndSleep(state) ? Action::kReturn : Action::kStop;
     }
     case TrapRule::Kind::kSignal:
-      if (!slept_) return Action::kProceed;
+      if (!batch_run_.slept()) return Action::kProceed;
       TakeBackSignal();
       return Action::kReturn;
     case TrapRule::Kind::kReadLock:
@@ -366,8 +223,8 @@ bool Shadow::IsHarmlessReader(uint64_t stack) const {
 // A task that sleeps in a state which signals end is told that a fatal one came: the kernel then undoes what it was
 // about to wait for and leaves the call by its own way. False where that cannot be done, or was done in vain.
 bool Shadow::EndSleep(uint64_t state) {
-  if (!recipe_.signal || (state & recipe_.signal->sleep_states) == 0 || slept_) return false;
-  slept_ = true;
+  if (!recipe_.signal || (state & recipe_.signal->sleep_states) == 0 || batch_run_.slept()) return false;
+  batch_run_.set_slept();
   ChangeTask(recipe_.signal->flags, 0, recipe_.signal->flags_set, 8);
   ChangeTask(recipe_.signal->pending, 0, recipe_.signal->pending_set, 8);
   return true;

@@ -13,6 +13,7 @@
 #include "memory/guest_ram.h"
 #include "memory/private_ram.h"
 #include "shadow/batch.h"
+#include "shadow/batch_run.h"
 #include "shadow/code_watch.h"
 #include "shadow/context.h"
 #include "shadow/call_timer.h"
@@ -56,9 +57,9 @@ class Shadow final : public TrapHandler {
 
   /// Memory for the buffers of calls whose arguments are all values: here and to the guest. Valid after Load, until
   /// calls with buffers of their own are run.
-  uint8_t* window() const { return scratch_.data(); }
+  uint8_t* window() const { return scratch_.At(Scratch::kPayloadOffset); }
   uint64_t window_address() const;
-  static constexpr uint64_t kWindowSize = Scratch::kDataSize - kPageSize;
+  static constexpr uint64_t kWindowSize = Scratch::kPayloadSize - kPageSize;
 
   /// Copies out of the shadow's view of the borrowed task's address space; returns the bytes copied before the
   /// first one that is not mapped.
@@ -90,21 +91,18 @@ class Shadow final : public TrapHandler {
 
   size_t private_page_count() const { return memory_.page_count(); }
   const char* engine_name() const { return engine_->name(); }
-  uint64_t calls() const { return calls_; }
+  uint64_t calls() const { return *batch_run_.calls(); }
 
   Action OnTrap(size_t index, uint64_t argument, uint64_t stack, uint64_t* result) override;
 
  private:
-  struct Placement;
-
   bool EndSleep(uint64_t state);
   void TakeBackSignal();
   void ChangeTask(uint64_t offset, uint64_t clear, uint64_t set, uint32_t width);
 
-  Outcome RunStep(const StepRecord& step, const uint64_t (&arguments)[6], uint64_t* value);
-  Outcome CallFunction(uint64_t function, const uint64_t (&arguments)[6]);
-  Outcome CallSyscall(uint64_t number, const uint64_t (&arguments)[6], bool direct, uint64_t* value);
-  uint64_t Place(const Batch& batch, uint32_t argument, Placement* placement);
+  Outcome EnterProgram(uint64_t instruction_limit);
+  void PrepareStack();
+  uint64_t StackPointer() const;
   CallFailure Explain(const Outcome& outcome) const;
   std::vector<uint64_t> FindCallers(uint64_t stack, size_t most) const;
   bool IsHarmlessReader(uint64_t stack) const;
@@ -114,17 +112,15 @@ class Shadow final : public TrapHandler {
   ShadowOptions options_;
   PrivateRam memory_;
   Scratch scratch_;
+  BatchRun batch_run_;
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<CallTimer> timer_;
   CodeWatch code_watch_;
   std::vector<uint64_t> written_;  ///< pages written to by Write since the last Refresh
   std::optional<Context> context_;
   std::optional<Context> failed_;  ///< the context of a call that failed
-  uint64_t* frame_ = nullptr;  ///< host address of the calls' pt_regs
-  uint64_t calls_ = 0;
   uint64_t collections_ = 0;
-  bool slept_ = false;            ///< the call in progress would have slept and was given a signal instead
-  uint64_t state_before_ = 0;     ///< the borrowed task's state, to be restored after that
+  uint64_t state_before_ = 0;  ///< the borrowed task's state, to be restored after a sleep that was ended
 };
 
 }  // namespace penumbra

@@ -1,7 +1,7 @@
 import { createHash, randomBytes } from 'node:crypto';
-import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs';
-import { dirname, join } from 'node:path';
-import { cacheDirectory } from '../cacheDirectory.js';
+import { readdirSync, readFileSync, renameSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { cacheDirectory, makeCacheDirectory } from '../cacheDirectory.js';
 import { type Description, keyOf } from './description.js';
 import { parseDescription } from './descriptionSchema.js';
 
@@ -49,7 +49,7 @@ export class DescriptionCache {
     const key = keyOf(description.digests);
     const temporary = join(this.directory, `.${key}.${process.pid}.${randomBytes(4).toString('hex')}`);
     try {
-      makeDirectory(this.directory, 3);
+      makeCacheDirectory(this.directory);
       writeFileSync(temporary, Buffer.concat([Buffer.from(header(payload)), payload]), { mode: 0o600, flag: 'wx' });
       renameSync(temporary, join(this.directory, key + SUFFIX));
       this.#makeRoom();
@@ -98,19 +98,6 @@ function removeFile(path: string): void {
     rmSync(path, { force: true });
   } catch {
     // what cannot be removed was never written
-  }
-}
-
-/** Makes a directory and up to `above` missing ones above it. (mkdirSync's `recursive` never returns below /proc.) */
-function makeDirectory(path: string, above: number): void {
-  try {
-    mkdirSync(path, { mode: 0o700 });
-  } catch (cause) {
-    const { code } = cause as NodeJS.ErrnoException;
-    if (code === 'EEXIST') return;
-    if (code !== 'ENOENT' || above === 0) throw cause;
-    makeDirectory(dirname(path), above - 1);
-    mkdirSync(path, { mode: 0o700 });
   }
 }
 

@@ -1,15 +1,16 @@
 import { randomBytes } from 'node:crypto';
-import { mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs';
+import { readFileSync, renameSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { addon, type NativeCalibration } from '../binding.js';
-import { cacheDirectory } from '../cacheDirectory.js';
+import { cacheDirectory, makeCacheDirectory } from '../cacheDirectory.js';
 
 const fileName = 'kvm.json';
 const bootId = '/proc/sys/kernel/random/boot_id';
 
 /** What is remembered: `host` names a boot of a host and its device, so that another one is measured anew. */
-interface Remembered extends NativeCalibration {
+interface Remembered {
   host: string;
+  speed: NativeCalibration;
 }
 
 /**
@@ -23,9 +24,9 @@ export async function kvmSpeed(
 ): Promise<NativeCalibration> {
   const host = identify(device);
   const remembered = recall(directory);
-  if (remembered !== undefined && remembered.host === host) return remembered;
+  if (remembered?.host === host) return remembered.speed;
   const measured = await addon.calibrateKvm(device);
-  remember(directory, { host, ...measured });
+  remember(directory, { host, speed: measured });
   return measured;
 }
 
@@ -43,7 +44,8 @@ function recall(directory: string | undefined): Remembered | undefined {
   if (directory === undefined) return undefined;
   try {
     const value = JSON.parse(readFileSync(join(directory, fileName), 'utf8')) as Partial<Remembered>;
-    const rates = [value.guestRate, value.hostRate, value.exitNs];
+    const { guestRate, hostRate, exitNs } = value.speed ?? {};
+    const rates = [guestRate, hostRate, exitNs];
     const sane = typeof value.host === 'string' && rates.every((rate) => Number.isFinite(rate) && (rate as number) > 0);
     return sane ? (value as Remembered) : undefined;
   } catch {
@@ -55,7 +57,7 @@ function recall(directory: string | undefined): Remembered | undefined {
 function remember(directory: string | undefined, value: Remembered): void {
   if (directory === undefined) return;
   try {
-    mkdirSync(directory, { recursive: true, mode: 0o700 });
+    makeCacheDirectory(directory);
     const unfinished = join(directory, `.${fileName}.${process.pid}.${randomBytes(4).toString('hex')}`);
     writeFileSync(unfinished, JSON.stringify(value), { mode: 0o600, flag: 'wx' });
     renameSync(unfinished, join(directory, fileName));

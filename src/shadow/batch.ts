@@ -42,7 +42,7 @@ export function encodeBatch(steps: readonly BatchStep[]): Buffer {
   const stepsAt = headerWords;
   const argumentsAt = stepsAt + steps.length * stepWords;
   const fixupsAt = argumentsAt + argumentCount * argumentWords;
-  let payload = (fixupsAt + fixupCount * fixupWords) * 4;
+  let payload = align((fixupsAt + fixupCount * fixupWords) * 4);
   const buffer = Buffer.allocUnsafe(payload + payloadBytes);
   const words = new Uint32Array(buffer.buffer, buffer.byteOffset, Math.floor(buffer.length / 4));
   words[0] = steps.length;
@@ -114,8 +114,9 @@ export function decodeBatch(steps: readonly BatchStep[], result: NativeBatchResu
   return answers;
 }
 
+/** Buffers begin on 16-byte boundaries, in the encoded batch as in scratch memory. */
 function align(length: number): number {
-  return (length + 7) & ~7;
+  return (length + 15) & ~15;
 }
 
 function putWord(words: Uint32Array, at: number, value: number | bigint): void {
