@@ -22,12 +22,10 @@ const GUEST_TIMEOUT_MS = 300_000;
 /** The guest's clock is read as of its last tick, which lies back a little. */
 const CLOCK_LAG_S = 0.5;
 
-/** Every value is there, PTI and the number of processors with each kernel. */
+/** Kernels, machines, processors and PTI differ; all combinations are for the full run. */
 const SOME_SPECS: Partial<LabSpec>[] = [
-  { kernel: '6.1', machine: 'pc', pti: true, vcpus: 1 },
+  { kernel: '6.1', machine: 'microvm', pti: true, vcpus: 1 },
   { kernel: '6.12', machine: 'q35', pti: false, vcpus: 2 },
-  { kernel: '6.1', machine: 'microvm', pti: false, vcpus: 2 },
-  { kernel: '6.12', machine: 'microvm', pti: true, vcpus: 1 },
 ];
 
 t.test('guests under KVM, in a nested lab', async (t) => {
