@@ -67,6 +67,6 @@ async function bench(kernel: LabSpec['kernel']): Promise<void> {
   // In the nested lab a command takes seconds.
   if (isWanted('commands')) await measureCommands(lab, report, accelerator === 'tcg' ? rounds : 3);
   if (isWanted('memory') && accelerator === 'tcg') await measureMemory(kernel, report, rounds);
-  if (isWanted('redirect') && accelerator === 'tcg') await measureRedirection(kernel, report, rounds);
+  if (isWanted('redirect')) await measureRedirection({ kernel, accelerator }, report, rounds);
   if (values.json !== undefined) await writeFile(values.json, `${JSON.stringify(report.rows, undefined, 2)}\n`);
 }

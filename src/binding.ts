@@ -8,6 +8,14 @@ import type { RamRegion, VcpuState } from './target/target.js';
 export const stopClasses = ['user', 'idle', 'kernel'] as const;
 export type StopClass = (typeof stopClasses)[number];
 
+export interface ShadowStatistics {
+  engine: string;
+  calls: number;
+  /** exits from guest code to the host, under KVM; 0 where they are not counted */
+  exits: number;
+  privatePages: number;
+}
+
 /** What entering a shadow cost, in nanoseconds. `refreshNs` runs while the registers are on their way. */
 export interface EnterReport {
   stopNs: number;
@@ -226,7 +234,7 @@ export interface NativeGuest {
   /** Loads the shadow over the running guest, with the registers of the last stop; to be followed by `endRehearsal`. */
   beginRehearsal(): Promise<void>;
   endRehearsal(): Promise<void>;
-  statistics(): Promise<{ engine: string; calls: number; privatePages: number }>;
+  statistics(): Promise<ShadowStatistics>;
   /** The guest is not the one any more that was attached to: from now on stops fail with GUEST_GONE and this message. */
   setGone(message: string): Promise<void>;
   /** Gives back its thread, the engine and all mappings, after the jobs under way. Whatever is asked then fails. */

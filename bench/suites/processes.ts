@@ -28,11 +28,15 @@ export async function measureSession(lab: LabGuest, guest: Guest, report: Report
     minimum: (standstill.minimum * 50) / count,
   };
   report.add('the same per 50 processes', 'ms', scaled, 4);
-  const pages = (await guest.statistics()).privatePages;
   const native = await measureNative(lab, Math.max(3, Math.round(rounds / 10)));
   report.add('ps in the guest', 'ms', native);
   report.ratio('standstill / ps in the guest', standstill, native);
-  report.add('pages copied', 'count', { median: pages, minimum: pages, rounds: 1 });
+  const before = await guest.statistics();
+  await guest.processes();
+  const after = await guest.statistics();
+  const exits = after.exits - before.exits;
+  if (exits > 0) report.add('exits from guest code', 'count', { median: exits, minimum: exits, rounds: 1 });
+  report.add('pages copied', 'count', { median: after.privatePages, minimum: after.privatePages, rounds: 1 });
 }
 
 /** `ps` in the guest itself, its fork and exec included; many at once, so that the console's share does not count. */

@@ -1,6 +1,6 @@
 import { closeSync, openSync } from 'node:fs';
 import { attach, type Guest } from '../../src/index.js';
-import { toolFiles } from '../../src/lab/hostTools.js';
+import { hostProgram, toolFiles } from '../../src/lab/hostTools.js';
 import { LabGuest, type LabSpec } from '../../src/lab/index.js';
 import type { RunResult } from '../../src/redirect/run.js';
 import type { Report } from '../report.js';
@@ -16,20 +16,23 @@ const COMMANDS: readonly (readonly [string, number])[] = [
 ];
 const MOST_ROUNDS = 20;
 
+/** Programs of the host that have to be there. */
+export const TOOLS: readonly string[] = [...COMMANDS.map(([line]) => line.split(' ')[0] as string), 'sh', 'date'];
+
 /** Redirected tools against the same binaries run inside the guest, which is one of its own with these tools in it. */
-export async function measureRedirection(kernel: LabSpec['kernel'], report: Report, rounds: number): Promise<void> {
-  const names = COMMANDS.map(([line]) => line.split(' ')[0] as string);
-  await using lab = await LabGuest.start({ kernel }, { files: await toolFiles([...names, 'sh', 'date']) });
-  const native = new Map<string, number[]>();
+export async function measureRedirection(spec: Partial<LabSpec>, report: Report, rounds: number): Promise<void> {
+  await using lab = await LabGuest.start(spec, { files: await toolFiles(TOOLS) });
+  const native = new Map<string, NativeRuns>();
   for (const [line] of COMMANDS) native.set(line, await nativeTimes(lab, line));
   await using guest = await attach({ qmp: lab.qmp, callTimeout: 10_000 });
   const count = Math.min(rounds, MOST_ROUNDS);
   for (const [line, target] of COMMANDS) {
     report.suite(`penumbra run -- ${line}`);
-    await redirected(guest, line);
+    const { times, status } = native.get(line) as NativeRuns;
+    requireStatus(`${line}, redirected,`, (await redirected(guest, line, 2)).exit, status);
     const results = await repeat(count, () => redirected(guest, line));
     const total = summarise(results.map(({ milliseconds }) => milliseconds.total));
-    const inGuest = summarise(native.get(line) as number[]);
+    const inGuest = summarise(times);
     report.add('redirected, from start to end', 'ms', total);
     report.add("of it in the guest's kernel", 'ms', summarise(results.map(({ milliseconds }) => milliseconds.guest)));
     report.add(
@@ -42,21 +45,34 @@ export async function measureRedirection(kernel: LabSpec['kernel'], report: Repo
   }
 }
 
-async function redirected(guest: Guest, line: string): Promise<RunResult> {
-  const fds = [openSync('/dev/null', 'r'), openSync('/dev/null', 'w'), openSync('/dev/null', 'w')] as const;
+async function redirected(guest: Guest, line: string, errors?: number): Promise<RunResult> {
+  const [tool, ...words] = line.split(' ');
+  const fds = [openSync('/dev/null', 'r'), openSync('/dev/null', 'w'), errors ?? openSync('/dev/null', 'w')] as const;
   try {
-    return await guest.run(line.split(' '), { fds, budget: 0 });
+    return await guest.run([hostProgram(tool as string) ?? (tool as string), ...words], { fds, budget: 0 });
   } finally {
-    for (const fd of fds) closeSync(fd);
+    for (const fd of fds) if (fd !== errors) closeSync(fd);
   }
 }
 
+interface NativeRuns {
+  times: number[];
+  /** with which the tool ended */
+  status: number;
+}
+
+/** A tool that cannot run is fast. */
+function requireStatus(what: string, status: number, wanted: number): void {
+  if (status !== wanted) throw new Error(`${what} ended with status ${status}, not ${wanted}`);
+}
+
 /** Timed by the guest's own clock, several runs at a time, so that the console's part does not count. */
-async function nativeTimes(lab: LabGuest, line: string): Promise<number[]> {
+async function nativeTimes(lab: LabGuest, line: string): Promise<NativeRuns> {
   const each = 5;
   const script = `a=$(/usr/bin/date +%s%N); for i in ${'x '.repeat(each)}; do ${line} > /dev/null 2>&1; done; b=$(/usr/bin/date +%s%N); echo $(((b - a) / ${each}))`;
-  return repeat(4, async () => {
-    const { stdout } = await lab.run(`env PATH=/usr/sbin:/usr/bin:/bin /usr/bin/sh -c '${script}'`);
-    return Number(stdout.toString()) / 1e6;
-  });
+  const inShell = (commands: string) => lab.run(`env PATH=/usr/sbin:/usr/bin:/bin /usr/bin/sh -c '${commands}'`);
+  const { status } = await inShell(`${line} > /dev/null`);
+  if (status >= 126) throw new Error(`the guest cannot run ${line}`);
+  const times = await repeat(4, async () => Number((await inShell(script)).stdout.toString()) / 1e6);
+  return { times, status };
 }

@@ -468,11 +468,12 @@ class Guest final : public Napi::ObjectWrap<Guest> {
   Napi::Value Statistics(const Napi::CallbackInfo& info) {
     return Post(info, [](GuestState& state) -> GuestThread::Reply {
       Shadow& shadow = state.RequireShadow();
-      return [calls = shadow.calls(), pages = shadow.private_page_count(),
+      return [calls = shadow.calls(), exits = shadow.exits(), pages = shadow.private_page_count(),
               engine = std::string(shadow.engine_name())](Napi::Env env) -> Napi::Value {
         Napi::Object object = Napi::Object::New(env);
         object.Set("engine", engine);
         object.Set("calls", static_cast<double>(calls));
+        object.Set("exits", static_cast<double>(exits));
         object.Set("privatePages", static_cast<double>(pages));
         return object;
       };

@@ -103,6 +103,9 @@ class Engine {
   /// none.
   virtual Outcome Call(const CallRegisters& registers, uint64_t return_address, uint64_t instruction_limit) = 0;
 
+  /// How often the processor has left guest code for the host so far; 0 where nobody counts.
+  virtual uint64_t exits() const { return 0; }
+
   /// Ends the call in progress, if any, with kWatchdog. The only member that other threads may call.
   virtual void Interrupt() = 0;
 };

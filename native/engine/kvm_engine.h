@@ -34,6 +34,7 @@ class KvmEngine final : public Engine {
   std::vector<CodePage> TakeNewCodePages() override { return {}; }
   bool CountsInstructions() const override { return false; }
   Outcome Call(const CallRegisters& registers, uint64_t return_address, uint64_t instruction_limit) override;
+  uint64_t exits() const override { return vm_->statistics().exits(); }
   void Interrupt() override;
 
  private:

@@ -36,6 +36,7 @@ KvmVm::KvmVm(const KvmDevice& device, const std::vector<MappedRegion>& regions)
     : vm_(CreateVm(device)),
       vcpu_((ioctl(vm_.get(), KVM_SET_TSS_ADDR, kTssAddress),
              Control(vm_.get(), KVM_CREATE_VCPU, nullptr, "cannot create a processor"))),
+      statistics_(vcpu_.get()),
       run_size_(device.run_size()) {
   if (device.Capability(KVM_CAP_NR_MEMSLOTS) < static_cast<int>(regions.size())) {
     throw Error("ENGINE", "KVM: the guest's memory is in more pieces than KVM takes");

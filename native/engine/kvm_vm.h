@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "engine/kvm_device.h"
+#include "engine/kvm_statistics.h"
 #include "memory/region_table.h"
 
 namespace penumbra {
@@ -46,12 +47,15 @@ class KvmVm {
   bool SetMsr(uint32_t index, uint64_t value);
   bool SetXcr0(uint64_t value);
 
+  const KvmStatistics& statistics() const { return statistics_; }
+
  private:
   void AddMemory(const std::vector<MappedRegion>& regions);
   void SetCpuid(const KvmDevice& device);
 
   KvmDescriptor vm_;
   KvmDescriptor vcpu_;
+  KvmStatistics statistics_;
   size_t run_size_;
   kvm_run* run_ = nullptr;
 };

@@ -111,11 +111,13 @@ void BatchRun::PlaceRecords(runner_state* state) {
   state->blocked = window_ + blocked_;
 }
 
-// The payload keeps its alignment; the pointers in it are set.
+// The payload keeps its alignment; the pointers in it are set. Where a batch has none, nothing is written: whoever runs it
+// may have put the bytes of its own there (Shadow::window).
 void BatchRun::PlacePayload(runner_state* state) {
   const uint64_t begin = batch_->payload_offset() & ~uint64_t{RUNNER_BUFFER_ALIGNMENT - 1};
   uint8_t* payload = scratch_.At(Scratch::kPayloadOffset);
-  std::memcpy(payload, batch_->bytes() + begin, batch_->size() - begin);
+  const uint64_t from = batch_->payload_offset();
+  std::memcpy(payload + (from - begin), batch_->bytes() + from, batch_->size() - from);
   state->payload = window_ + Scratch::kPayloadOffset - begin;
   for (uint32_t i = 0; i < batch_->argument_count(); ++i) {
     const ArgumentRecord& argument = batch_->argument(i);

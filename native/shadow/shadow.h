@@ -91,6 +91,7 @@ class Shadow final : public TrapHandler {
 
   size_t private_page_count() const { return memory_.page_count(); }
   const char* engine_name() const { return engine_->name(); }
+  uint64_t exits() const { return engine_->exits(); }
   uint64_t calls() const { return *batch_run_.calls(); }
 
   Action OnTrap(size_t index, uint64_t argument, uint64_t stack, uint64_t* result) override;

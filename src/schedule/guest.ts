@@ -1,3 +1,4 @@
+import type { ShadowStatistics } from '../binding.js';
 import { PenumbraError } from '../errors.js';
 import { type Accounts, accountsInShadow } from '../inspect/accounts.js';
 import { type StatOptions, statFile } from '../inspect/fileStatus.js';
@@ -210,8 +211,8 @@ export class Guest implements AsyncDisposable {
     return this.#session.measureStop();
   }
 
-  /** The engine, the calls made so far and the pages that are private now. */
-  async statistics(): Promise<{ engine: string; calls: number; privatePages: number }> {
+  /** The engine, the calls made and the exits taken so far, and the pages that are private now. */
+  async statistics(): Promise<ShadowStatistics> {
     return this.#session.statistics();
   }
 

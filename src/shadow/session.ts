@@ -1,6 +1,6 @@
 import { clearTimeout, setTimeout } from 'node:timers';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { EnterReport, NativeGuest, StopClass } from '../binding.js';
+import type { EnterReport, NativeGuest, ShadowStatistics, StopClass } from '../binding.js';
 import { PenumbraError } from '../errors.js';
 import type { Kernel } from '../kernel/kernel.js';
 import { timeToMoveOn, worthAnotherStop } from './failure.js';
@@ -182,7 +182,7 @@ export class ShadowSession {
     return { stop: stopNs / 1e6, registers: registersNs / 1e6, resume: resumeNs / 1e6 };
   }
 
-  async statistics(): Promise<{ engine: string; calls: number; privatePages: number }> {
+  async statistics(): Promise<ShadowStatistics> {
     return this.#native.statistics();
   }
 
