@@ -1,7 +1,7 @@
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
 import { PenumbraError } from './errors.js';
-import type { HypervisorAddon, NativeWatchdog } from './hypervisor/native.js';
+import type { HypervisorAddon, NativeWatchdog, VcpuHandles } from './hypervisor/native.js';
 import type { RamRegion, VcpuState } from './target/target.js';
 
 /** Where a stop found the vCPU that was taken. The order is that of native/shadow/context.h. */
@@ -207,19 +207,30 @@ export interface NativeGuest {
    * Takes over `fd`, whose other end QEMU's gdbserver is about to get. Leaves the guest as `foundRunning` says and gives
    * the vCPUs as they were meanwhile. The watchdog is kept informed of every stop from then on.
    */
-  connectStub(fd: number, watchdog: NativeWatchdog, foundRunning: boolean, timeoutMs: number): Promise<VcpuState[]>;
+  connectStub(
+    fd: number,
+    watchdog: NativeWatchdog,
+    foundRunning: boolean,
+    timeoutMs: number,
+    vcpus: VcpuHandles | undefined,
+  ): Promise<VcpuState[]>;
   detachStub(timeoutMs: number): Promise<void>;
-  stop(timeoutMs: number): Promise<VcpuState[]>;
-  resume(): Promise<void>;
+  /** Whether short stops hold the vCPUs' threads; if not, why. */
+  stopWay(): Promise<{ holds: boolean; refusal: string }>;
+  /** Stops the guest by the stub, reads the registers in both ways (`pages` is empty where KVM left none) and resumes. */
+  compareRegisters(timeoutMs: number): Promise<{ stub: VcpuState[]; pages: VcpuState[] }>;
   /** Stops, reads the registers and resumes, and nothing else: what the cost of a shadow is compared with. */
-  measureStop(timeoutMs: number): Promise<{ stopNs: number; registersNs: number; resumeNs: number }>;
+  measureStop(timeoutMs: number, short: boolean): Promise<{ stopNs: number; registersNs: number; resumeNs: number }>;
 
   /** @param engine `device` is KVM's, of the engine kvm */
   createShadow(recipe: NativeRecipe, scratchGpa: bigint, engine: { name: string; device: string }): Promise<void>;
   borrow(task: bigint, pid: number): Promise<void>;
   setOptions(options: { instructionLimit: number; timeLimitNs: number; keepPages: number }): Promise<void>;
-  /** Stops the guest and loads the shadow. The guest stands still afterwards, on failure too, until `leave`. */
-  enter(timeoutMs: number): Promise<EnterReport>;
+  /**
+   * Stops the guest and loads the shadow. The guest stands still afterwards, on failure too, until `leave`.
+   * @param short it is going to be let go in milliseconds; its own clocks may then run on meanwhile
+   */
+  enter(timeoutMs: number, short: boolean): Promise<EnterReport>;
   run(batch: Buffer): Promise<NativeBatchResult>;
   /** Runs a tool against the shadow; resolves when its last process has ended. */
   redirect(request: NativeRedirectRequest): Promise<NativeRunReport>;

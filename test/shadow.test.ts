@@ -187,7 +187,7 @@ t.test('batches', async (t) => {
     t.match(after, { reason: { code: 'BAD_ARGUMENT', message: 'the guest is detached' } });
     t.throws(() => gone.read(0n, 4), { code: 'BAD_ARGUMENT', message: 'the guest is detached' });
     t.throws(() => gone.translate(0n, 4, 0n), { code: 'BAD_ARGUMENT' });
-    await t.rejects(gone.enter(1000), { code: 'BAD_ARGUMENT' });
+    await t.rejects(gone.enter(1000, false), { code: 'BAD_ARGUMENT' });
   });
 });
 

@@ -9,13 +9,14 @@
 #include <vector>
 
 #include "binding/environment.h"
+#include "binding/guest_answers.h"
 #include "binding/guest_memory.h"
 #include "binding/guest_thread.h"
 #include "binding/process.h"
 #include "binding/recipe.h"
 #include "binding/redirect.h"
 #include "error.h"
-#include "hypervisor/gdbstub.h"
+#include "hypervisor/vcpu_control.h"
 #include "memory/guest_ram.h"
 #include "memory/scan.h"
 #include "shadow/shadow.h"
@@ -35,7 +36,7 @@ struct GuestState {
   explicit GuestState(std::shared_ptr<const GuestRam> guest_ram) : ram(std::move(guest_ram)) {}
 
   std::shared_ptr<const GuestRam> ram;
-  std::unique_ptr<GdbStub> stub;
+  std::unique_ptr<VcpuControl> control;
   std::unique_ptr<Shadow> shadow;
   std::vector<VcpuState> vcpus;  ///< as of the last stop
   Clock::time_point stopped_at;
@@ -55,19 +56,19 @@ struct GuestState {
     const uint64_t copied = RequireShadow().CopyMemory();
     RequireShadow().NoteCode();
     Runs();
-    RequireStub().Resume();
+    RequireControl().Resume();
     let_go = Nanoseconds(Clock::now() - stopped_at);
     return copied;
   }
 
-  GdbStub& RequireStub() {
-    if (!stub) throw Error("INTERNAL", "no gdbstub is connected");
-    return *stub;
+  VcpuControl& RequireControl() {
+    if (!control) throw Error("INTERNAL", "no gdbstub is connected");
+    return *control;
   }
   /// For what begins a look at the guest; what ends one must work to the last.
-  GdbStub& RequireGuest() {
+  VcpuControl& RequireGuest() {
     if (gone) throw Error("GUEST_GONE", *gone);
-    return RequireStub();
+    return RequireControl();
   }
   Shadow& RequireShadow() {
     if (!shadow) throw Error("INTERNAL", "no shadow was made");
@@ -77,60 +78,6 @@ struct GuestState {
 
 Clock::time_point After(double milliseconds) {
   return Clock::now() + std::chrono::microseconds(static_cast<int64_t>(milliseconds * 1000));
-}
-
-Napi::Value ToJavaScript(Napi::Env env, const std::vector<VcpuState>& vcpus) {
-  Napi::Array array = Napi::Array::New(env, vcpus.size());
-  const auto word = [env](uint64_t value) { return Napi::BigInt::New(env, value); };
-  for (size_t i = 0; i < vcpus.size(); ++i) {
-    const VcpuState& state = vcpus[i];
-    Napi::Object object = Napi::Object::New(env);
-    Napi::BigUint64Array gpr = Napi::BigUint64Array::New(env, 16);
-    std::memcpy(gpr.Data(), state.gpr, sizeof state.gpr);
-    object.Set("index", static_cast<double>(i));
-    object.Set("gpr", gpr);
-    object.Set("rip", word(state.rip));
-    object.Set("rflags", state.rflags);
-    object.Set("cs", state.cs);
-    object.Set("ss", state.ss);
-    object.Set("fsBase", word(state.fs_base));
-    object.Set("gsBase", word(state.gs_base));
-    object.Set("kernelGsBase", word(state.kernel_gs_base));
-    object.Set("cr0", word(state.cr0));
-    object.Set("cr2", word(state.cr2));
-    object.Set("cr3", word(state.cr3));
-    object.Set("cr4", word(state.cr4));
-    object.Set("cr8", word(state.cr8));
-    object.Set("efer", word(state.efer));
-    array.Set(static_cast<uint32_t>(i), object);
-  }
-  return array;
-}
-
-Napi::Value ToJavaScript(Napi::Env env, BatchResult&& result) {
-  Napi::Object object = Napi::Object::New(env);
-  Napi::BigInt64Array values = Napi::BigInt64Array::New(env, result.values.size());
-  if (!result.values.empty()) std::memcpy(values.Data(), result.values.data(), result.values.size() * 8);
-  Napi::Uint32Array outs = Napi::Uint32Array::New(env, result.outs.size() * 4);
-  static_assert(sizeof(OutRecord) == 16);
-  if (!result.outs.empty()) std::memcpy(outs.Data(), result.outs.data(), result.outs.size() * sizeof(OutRecord));
-  Napi::Uint32Array blocked = Napi::Uint32Array::New(env, result.blocked.size());
-  std::copy(result.blocked.begin(), result.blocked.end(), blocked.Data());
-  object.Set("values", values);
-  object.Set("blocked", blocked);
-  object.Set("outs", outs);
-  object.Set("bytes", Napi::Buffer<uint8_t>::Copy(env, result.bytes.data(), result.bytes.size()));
-  if (result.failure) {
-    Napi::Object failure = Napi::Object::New(env);
-    failure.Set("code", result.failure->code);
-    failure.Set("message", result.failure->message);
-    failure.Set("address", Napi::BigInt::New(env, result.failure->address));
-    Napi::BigUint64Array callers = Napi::BigUint64Array::New(env, result.failure->callers.size());
-    std::copy(result.failure->callers.begin(), result.failure->callers.end(), callers.Data());
-    failure.Set("callers", callers);
-    object.Set("failure", failure);
-  }
-  return object;
 }
 
 class Guest final : public Napi::ObjectWrap<Guest> {
@@ -152,8 +99,8 @@ class Guest final : public Napi::ObjectWrap<Guest> {
                            InstanceMethod<&Guest::OfMemory<&GuestMemory::MeasureReads>>("measureReads"),
                            InstanceMethod<&Guest::ConnectStub>("connectStub"),
                            InstanceMethod<&Guest::DetachStub>("detachStub"),
-                           InstanceMethod<&Guest::Stop>("stop"),
-                           InstanceMethod<&Guest::Resume>("resume"),
+                           InstanceMethod<&Guest::StopWay>("stopWay"),
+                           InstanceMethod<&Guest::CompareRegisters>("compareRegisters"),
                            InstanceMethod<&Guest::MeasureStop>("measureStop"),
                            InstanceMethod<&Guest::CreateShadow>("createShadow"),
                            InstanceMethod<&Guest::Borrow>("borrow"),
@@ -236,69 +183,65 @@ class Guest final : public Napi::ObjectWrap<Guest> {
     const std::shared_ptr<Watchdog> watchdog = WatchdogOf(info[1]);
     const bool found_running = info[2].ToBoolean();
     const double limit = info[3].As<Napi::Number>().DoubleValue();
-    return Post(info, [fd, watchdog, found_running, limit](GuestState& state) -> GuestThread::Reply {
-      state.stub = std::make_unique<GdbStub>(fd, [watchdog](bool standing) {
+    std::shared_ptr<VcpuHandles> vcpus = Guarded(info.Env(), [&] { return ReadVcpuHandles(info[4]); });
+    return Post(info, [fd, watchdog, found_running, limit, vcpus](GuestState& state) -> GuestThread::Reply {
+      state.control = std::make_unique<VcpuControl>(std::make_unique<GdbStub>(fd, [watchdog](bool standing) {
         watchdog->SetPhase(standing ? WatchdogPhase::kStanding : WatchdogPhase::kRunning);
-      });
-      const Clock::time_point deadline = After(limit);
-      state.stub->Handshake(found_running, deadline);
-      state.stub->RequestRegisters(deadline);
-      state.vcpus = state.stub->ReceiveRegisters(deadline);
-      state.stub->Resume();
-      return [vcpus = state.vcpus](Napi::Env env) { return ToJavaScript(env, vcpus); };
+      }));
+      if (vcpus) state.control->UsePages(std::move(vcpus->pages), vcpus->threads);
+      state.vcpus = state.control->Connect(found_running, After(limit));
+      return [states = state.vcpus](Napi::Env env) { return ToJavaScript(env, states); };
     });
   }
 
   Napi::Value DetachStub(const Napi::CallbackInfo& info) {
     const double limit = info[0].As<Napi::Number>().DoubleValue();
     return Post(info, [limit](GuestState& state) -> GuestThread::Reply {
-      const std::unique_ptr<GdbStub> stub = std::exchange(state.stub, nullptr);
+      const std::unique_ptr<VcpuControl> control = std::exchange(state.control, nullptr);
       state.Runs();
-      if (stub) stub->Detach(After(limit));
+      if (control) control->Detach(After(limit));
       return nullptr;
     });
   }
 
-  Napi::Value Stop(const Napi::CallbackInfo& info) {
+  /// How short stops are made: `holds` and, where they are not, why.
+  Napi::Value StopWay(const Napi::CallbackInfo& info) {
+    return Post(info, [](GuestState& state) -> GuestThread::Reply {
+      const VcpuControl& control = state.RequireControl();
+      return [holds = control.holds_threads(), refusal = control.refusal()](Napi::Env env) -> Napi::Value {
+        Napi::Object object = Napi::Object::New(env);
+        object.Set("holds", holds);
+        object.Set("refusal", refusal);
+        return object;
+      };
+    });
+  }
+
+  /// Stops the guest once and reads its registers in both ways.
+  Napi::Value CompareRegisters(const Napi::CallbackInfo& info) {
     const double limit = info[0].As<Napi::Number>().DoubleValue();
     return Post(info, [limit](GuestState& state) -> GuestThread::Reply {
-      GdbStub& stub = state.RequireGuest();
-      const Clock::time_point deadline = After(limit);
-      stub.InterruptAndRequestRegisters(deadline);
-      state.vcpus = stub.ReceiveRegisters(deadline);
-      state.stopped_at = Clock::now();
-      state.Stands();
-      return [vcpus = state.vcpus](Napi::Env env) { return ToJavaScript(env, vcpus); };
-    });
-  }
-
-  Napi::Value Resume(const Napi::CallbackInfo& info) {
-    return Post(info, [](GuestState& state) -> GuestThread::Reply {
-      state.Runs();
-      state.RequireStub().Resume();
-      return nullptr;
+      const VcpuControl::Comparison both = state.RequireGuest().Compare(After(limit));
+      return [both](Napi::Env env) -> Napi::Value {
+        Napi::Object object = Napi::Object::New(env);
+        object.Set("stub", ToJavaScript(env, both.by_stub));
+        object.Set("pages", ToJavaScript(env, both.by_pages));
+        return object;
+      };
     });
   }
 
   /// Stops, reads the registers and resumes, and gives the nanoseconds of each.
   Napi::Value MeasureStop(const Napi::CallbackInfo& info) {
     const double limit = info[0].As<Napi::Number>().DoubleValue();
-    return Post(info, [limit](GuestState& state) -> GuestThread::Reply {
-      GdbStub& stub = state.RequireGuest();
-      const Clock::time_point deadline = After(limit);
-      const Clock::time_point begin = Clock::now();
-      stub.InterruptAndRequestRegisters(deadline);
-      stub.AwaitStop(deadline);
-      const Clock::time_point stopped = Clock::now();
-      state.vcpus = stub.ReceiveRegisters(deadline);
-      const Clock::time_point received = Clock::now();
-      stub.Resume();
-      const Clock::time_point resumed = Clock::now();
-      return [=](Napi::Env env) -> Napi::Value {
+    const VcpuControl::Stop kind = StopKind(info[1]);
+    return Post(info, [limit, kind](GuestState& state) -> GuestThread::Reply {
+      const VcpuControl::Times times = state.RequireGuest().Measure(kind, After(limit));
+      return [times](Napi::Env env) -> Napi::Value {
         Napi::Object object = Napi::Object::New(env);
-        object.Set("stopNs", Nanoseconds(stopped - begin));
-        object.Set("registersNs", Nanoseconds(received - stopped));
-        object.Set("resumeNs", Nanoseconds(resumed - received));
+        object.Set("stopNs", Nanoseconds(times.stop));
+        object.Set("registersNs", Nanoseconds(times.registers));
+        object.Set("resumeNs", Nanoseconds(times.resume));
         return object;
       };
     });
@@ -338,19 +281,20 @@ class Guest final : public Napi::ObjectWrap<Guest> {
   /// Stops the guest and loads the shadow; the guest stands still afterwards, whether or not that succeeded.
   Napi::Value Enter(const Napi::CallbackInfo& info) {
     const double limit = info[0].As<Napi::Number>().DoubleValue();
-    return Post(info, [limit](GuestState& state) -> GuestThread::Reply {
-      GdbStub& stub = state.RequireGuest();
+    const VcpuControl::Stop kind = StopKind(info[1]);
+    return Post(info, [limit, kind](GuestState& state) -> GuestThread::Reply {
+      VcpuControl& control = state.RequireGuest();
       Shadow& shadow = state.RequireShadow();
       const Clock::time_point deadline = After(limit);
       const Clock::time_point begin = Clock::now();
       state.stopped_at = begin;
-      stub.InterruptAndRequestRegisters(deadline);
-      stub.AwaitStop(deadline);
+      control.BeginStop(kind, deadline);
+      control.AwaitStop(deadline);
       const Clock::time_point stopped = Clock::now();
       // The registers are on their way: the time of that round trip is used for the private pages.
       shadow.Refresh();
       const Clock::time_point refreshed = Clock::now();
-      state.vcpus = stub.ReceiveRegisters(deadline);
+      state.vcpus = control.ReceiveRegisters(deadline);
       const Clock::time_point received = Clock::now();
       state.Stands();
       const Context context = shadow.Load(state.vcpus);
@@ -438,7 +382,7 @@ class Guest final : public Napi::ObjectWrap<Guest> {
       }
       shadow.NoteCode();
       state.Runs();
-      state.RequireStub().Resume();
+      state.RequireControl().Resume();
       const double standstill = Nanoseconds(Clock::now() - state.stopped_at);
       shadow.Collect();
       return [standstill](Napi::Env env) { return Napi::Number::New(env, standstill); };
@@ -492,7 +436,7 @@ class Guest final : public Napi::ObjectWrap<Guest> {
     memory_->Replace(nullptr);
     return thread_.Close(info.Env(), [state = state_]() -> GuestThread::Reply {
       state->shadow = nullptr;
-      state->stub = nullptr;
+      state->control = nullptr;
       state->ram = nullptr;
       return nullptr;
     });

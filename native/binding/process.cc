@@ -3,9 +3,11 @@
 #include <unistd.h>
 
 #include <string>
+#include <vector>
 
 #include "binding/environment.h"
 #include "process/file_lock.h"
+#include "process/foreign_descriptors.h"
 
 namespace penumbra {
 
@@ -20,7 +22,14 @@ WatchdogOrder ReadOrder(Napi::Value value) {
   return {std::string(bytes.Data(), bytes.Length()), object.Get("lastId").As<Napi::String>()};
 }
 
-// new Watchdog({ executable, stubFd, qmpFd, foundRunning, undo, resume }), the last two { bytes: Buffer,
+std::vector<int> ReadNumbers(Napi::Value value) {
+  const auto array = value.As<Napi::Array>();
+  std::vector<int> numbers;
+  for (uint32_t i = 0; i < array.Length(); i++) numbers.push_back(array.Get(i).As<Napi::Number>().Int32Value());
+  return numbers;
+}
+
+// new Watchdog({ executable, stubFd, qmpFd, vcpuFds, foundRunning, undo, resume }), the last two { bytes: Buffer,
 // lastId: string }
 class WatchdogObject : public Napi::ObjectWrap<WatchdogObject> {
  public:
@@ -36,11 +45,12 @@ class WatchdogObject : public Napi::ObjectWrap<WatchdogObject> {
     const std::string executable = options.Get("executable").As<Napi::String>();
     const int stub_fd = options.Get("stubFd").As<Napi::Number>().Int32Value();
     const int qmp_fd = options.Get("qmpFd").As<Napi::Number>().Int32Value();
+    const std::vector<int> vcpu_fds = ReadNumbers(options.Get("vcpuFds"));
     const bool found_running = options.Get("foundRunning").ToBoolean();
     const WatchdogOrder undo = ReadOrder(options.Get("undo"));
     const WatchdogOrder resume = ReadOrder(options.Get("resume"));
     Guarded(info.Env(), [&] {
-      watchdog_ = std::make_shared<Watchdog>(executable, stub_fd, qmp_fd, found_running, undo, resume);
+      watchdog_ = std::make_shared<Watchdog>(executable, stub_fd, qmp_fd, vcpu_fds, found_running, undo, resume);
     });
     info.This().As<Napi::Object>().TypeTag(&kWatchdogTag);
   }
@@ -87,6 +97,18 @@ Napi::Value Unlock(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+// (pid: number, numbers: number[]): number[]
+Napi::Value DuplicateFds(const Napi::CallbackInfo& info) {
+  const pid_t pid = info[0].As<Napi::Number>().Int32Value();
+  const std::vector<int> numbers = ReadNumbers(info[1]);
+  return Guarded(info.Env(), [&]() -> Napi::Value {
+    const std::vector<int> fds = DuplicateFrom(pid, numbers);
+    Napi::Array result = Napi::Array::New(info.Env(), fds.size());
+    for (uint32_t i = 0; i < fds.size(); i++) result.Set(i, fds[i]);
+    return result;
+  });
+}
+
 // (fd: number): void
 Napi::Value CloseFd(const Napi::CallbackInfo& info) {
   close(info[0].As<Napi::Number>().Int32Value());
@@ -106,6 +128,7 @@ void InitProcess(Napi::Env env, Napi::Object exports) {
   exports.Set("Watchdog", WatchdogObject::Define(env));
   exports.Set("tryLockFile", Napi::Function::New(env, TryLock, "tryLockFile"));
   exports.Set("unlockFile", Napi::Function::New(env, Unlock, "unlockFile"));
+  exports.Set("duplicateFds", Napi::Function::New(env, DuplicateFds, "duplicateFds"));
   exports.Set("closeFd", Napi::Function::New(env, CloseFd, "closeFd"));
 }
 

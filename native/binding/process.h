@@ -10,7 +10,7 @@
 
 namespace penumbra {
 
-/// Adds Watchdog, tryLockFile, unlockFile and closeFd to the exports.
+/// Adds Watchdog, tryLockFile, unlockFile, duplicateFds and closeFd to the exports.
 void InitProcess(Napi::Env env, Napi::Object exports);
 
 /// The watchdog behind a JavaScript Watchdog. Throws Napi::TypeError when `value` is none.

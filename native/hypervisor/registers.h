@@ -13,8 +13,11 @@ struct VcpuState {
   uint64_t rip;
   uint32_t rflags;
   uint32_t cs, ss, ds, es, fs, gs;  // selectors
-  uint64_t fs_base, gs_base, kernel_gs_base;
+  uint64_t fs_base, gs_base;
+  uint64_t kernel_gs_base;  ///< 0 where it is the user's and was not read (VcpuPages)
   uint64_t cr0, cr2, cr3, cr4, cr8, efer;
+
+  bool operator==(const VcpuState&) const = default;
 };
 
 }  // namespace penumbra

@@ -7,7 +7,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <array>
 #include <cstring>
 #include <new>
 #include <utility>
@@ -19,31 +18,29 @@ namespace penumbra {
 namespace {
 
 // Above every number that the watchdog expects, so that one dup2 never overwrites the source of another.
-constexpr int kFirstSafeFd = 64;
+constexpr int kFirstSafeFd = kWatchdogFirstVcpuFd + static_cast<int>(kMostWatchedVcpus);
 
 // Descriptors that exist only while the watchdog is being started.
 class StagedFds {
  public:
   ~StagedFds() {
-    for (const int fd : fds_) {
-      if (fd >= 0) close(fd);
-    }
+    for (const Staged& staged : fds_) close(staged.fd);
   }
   void Add(int fd, int number) {
-    fds_[count_] = fcntl(fd, F_DUPFD_CLOEXEC, kFirstSafeFd);
-    if (fds_[count_] < 0) {
-      throw SystemError("INTERNAL", "cannot duplicate a file descriptor for the watchdog");
-    }
-    numbers_[count_++] = number;
+    const int safe = fcntl(fd, F_DUPFD_CLOEXEC, kFirstSafeFd);
+    if (safe < 0) throw SystemError("INTERNAL", "cannot duplicate a file descriptor for the watchdog");
+    fds_.push_back({safe, number});
   }
   void Describe(posix_spawn_file_actions_t* actions) const {
-    for (size_t i = 0; i < count_; i++) posix_spawn_file_actions_adddup2(actions, fds_[i], numbers_[i]);
+    for (const Staged& staged : fds_) posix_spawn_file_actions_adddup2(actions, staged.fd, staged.number);
   }
 
  private:
-  std::array<int, 4> fds_{-1, -1, -1, -1};
-  std::array<int, 4> numbers_{};
-  size_t count_ = 0;
+  struct Staged {
+    int fd;
+    int number;
+  };
+  std::vector<Staged> fds_;
 };
 
 void Store(WatchdogScript& script, const WatchdogOrder& order) {
@@ -87,8 +84,9 @@ pid_t Spawn(const std::string& executable, const StagedFds& fds) {
 
 }  // namespace
 
-Watchdog::Watchdog(const std::string& executable, int stub_fd, int qmp_fd, bool found_running,
-                   const WatchdogOrder& undo, const WatchdogOrder& resume) {
+Watchdog::Watchdog(const std::string& executable, int stub_fd, int qmp_fd, const std::vector<int>& vcpu_fds,
+                   bool found_running, const WatchdogOrder& undo, const WatchdogOrder& resume) {
+  if (vcpu_fds.size() > kMostWatchedVcpus) throw Error("BAD_ARGUMENT", "too many vCPUs for the watchdog");
   const int memory = memfd_create("penumbra-watchdog", MFD_CLOEXEC);
   if (memory < 0) throw SystemError("INTERNAL", "cannot make the watchdog's page");
   constexpr int kAccess = PROT_READ | PROT_WRITE;
@@ -103,6 +101,7 @@ Watchdog::Watchdog(const std::string& executable, int stub_fd, int qmp_fd, bool 
   int pipe_ends[2] = {-1, -1};
   try {
     page_->found_running.store(found_running);
+    page_->vcpus = static_cast<uint32_t>(vcpu_fds.size());
     Store(page_->undo, undo);
     Store(page_->resume, resume);
     if (pipe2(pipe_ends, O_CLOEXEC) != 0) throw SystemError("INTERNAL", "cannot make the watchdog's pipe");
@@ -111,6 +110,8 @@ Watchdog::Watchdog(const std::string& executable, int stub_fd, int qmp_fd, bool 
     fds.Add(memory, kWatchdogPageFd);
     fds.Add(stub_fd, kWatchdogStubFd);
     fds.Add(qmp_fd, kWatchdogQmpFd);
+    int number = kWatchdogFirstVcpuFd;
+    for (const int fd : vcpu_fds) fds.Add(fd, number++);
     pid_ = Spawn(executable, fds);
     life_fd_ = std::exchange(pipe_ends[1], -1);
   } catch (...) {

@@ -2,6 +2,7 @@
 // the guest running again and takes the private gdbstub down. It knows no QMP command: what it writes was
 // computed beforehand. It allocates nothing, so that it cannot fail for want of memory.
 #include <fcntl.h>
+#include <linux/kvm.h>
 #include <linux/sockios.h>
 #include <poll.h>
 #include <signal.h>
@@ -47,9 +48,22 @@ void LeaveWhatPenumbraHas() {
   if (chdir("/") != 0) return;  // keeps no file system busy; harmless where it fails
 }
 
-void CloseInherited() {
-  if (syscall(SYS_close_range, kWatchdogQmpFd + 1, ~0U, 0) == 0) return;
-  for (int fd = kWatchdogQmpFd + 1; fd < 65536; fd++) close(fd);  // Linux before 5.9
+void CloseInherited(uint32_t vcpus) {
+  const int first = kWatchdogFirstVcpuFd + static_cast<int>(vcpus);
+  if (syscall(SYS_close_range, first, ~0U, 0) == 0) return;
+  for (int fd = first; fd < 65536; fd++) close(fd);  // Linux before 5.9
+}
+
+// KVM would go on to leave the registers for nobody at each of the vCPU's returns to QEMU.
+void DisarmVcpus(uint32_t vcpus) {
+  for (uint32_t i = 0; i < vcpus; i++) {
+    const int fd = kWatchdogFirstVcpuFd + static_cast<int>(i);
+    // Safe: the descriptor is a vCPU's, which Watchdog's caller mapped itself.
+    void* const page = mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (page == MAP_FAILED) continue;
+    std::atomic_ref<__u64>(static_cast<kvm_run*>(page)->kvm_valid_regs).store(0);
+    munmap(page, 4096);
+  }
 }
 
 void AwaitEndOfPenumbra() {
@@ -130,6 +144,7 @@ void Play(const WatchdogScript& script) {
 void RestoreGuest(const WatchdogPage& page) {
   const auto phase = static_cast<WatchdogPhase>(page.phase.load());
   if (phase == WatchdogPhase::kUnarmed || phase == WatchdogPhase::kReleased) return;
+  DisarmVcpus(page.vcpus);
   const bool found_running = page.found_running.load() != 0;
   const bool continues = found_running && phase != WatchdogPhase::kRunning;
   if (continues) {
@@ -144,12 +159,13 @@ void RestoreGuest(const WatchdogPage& page) {
 
 int Main() {
   LeaveWhatPenumbraHas();
-  CloseInherited();
   // Safe: the file is a memfd of at least this size, made by Watchdog.
-  void* const page = mmap(nullptr, sizeof(WatchdogPage), PROT_READ, MAP_SHARED, kWatchdogPageFd, 0);
-  if (page == MAP_FAILED) return 1;
+  void* const mapped = mmap(nullptr, sizeof(WatchdogPage), PROT_READ, MAP_SHARED, kWatchdogPageFd, 0);
+  if (mapped == MAP_FAILED) return 1;
+  const WatchdogPage& page = *static_cast<const WatchdogPage*>(mapped);
+  CloseInherited(page.vcpus);
   AwaitEndOfPenumbra();
-  RestoreGuest(*static_cast<const WatchdogPage*>(page));
+  RestoreGuest(page);
   return 0;
 }
 

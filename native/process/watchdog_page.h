@@ -27,6 +27,7 @@ struct WatchdogScript {
 struct WatchdogPage {
   std::atomic<uint32_t> phase;
   std::atomic<uint32_t> found_running;  // 0 = the guest was paused when penumbra came
+  uint32_t vcpus;                       // descriptors from kWatchdogFirstVcpuFd on
   WatchdogScript undo;                  // takes the stub down, whatever of it exists
   WatchdogScript resume;                // lets the guest run
 };
@@ -39,6 +40,8 @@ constexpr int kWatchdogLifeFd = 3;  // end of file: penumbra is gone
 constexpr int kWatchdogPageFd = 4;
 constexpr int kWatchdogStubFd = 5;
 constexpr int kWatchdogQmpFd = 6;
+constexpr int kWatchdogFirstVcpuFd = 7;  // of a KVM guest: what VcpuPages asks of KVM is taken back
+constexpr uint32_t kMostWatchedVcpus = 256;
 
 }  // namespace penumbra
 

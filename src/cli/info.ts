@@ -22,6 +22,8 @@ function describe({
   onlineCpus,
   engine,
   engineReason,
+  stopWay,
+  stopWayReason,
   borrowed,
   ram,
   steps,
@@ -34,6 +36,7 @@ function describe({
     ['page tables', `${kernel.pageTableLevels} levels, isolation (PTI) ${kernel.pti ? 'on' : 'off'}`],
     ['processors', `${vcpus}, ${onlineCpus} of them online`],
     ['engine', `${engine}: ${engineReason}`],
+    ['stops', `${stopWay}: ${stopWayReason}`],
     ['borrowed', `process ${borrowed.pid} (${escapeBytes(borrowed.comm)})`],
   ]);
   const memory = table(

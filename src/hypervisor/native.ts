@@ -9,7 +9,16 @@ export interface HypervisorAddon {
   /** Removes the file and gives the lock back. */
   unlockFile(path: string, fd: number): void;
   closeFd(fd: number): void;
+  /** Duplicates of another process's descriptors. @throws PenumbraError PERMISSION, GUEST_GONE, UNSUPPORTED */
+  duplicateFds(pid: number, numbers: readonly number[]): number[];
   Watchdog: new (options: WatchdogOptions) => NativeWatchdog;
+}
+
+/** vCPUs of QEMU's process `pid`: duplicates of their descriptors, and the threads that run them. */
+export interface VcpuHandles {
+  pid: number;
+  fds: readonly number[];
+  threads: readonly number[];
 }
 
 /** Bytes for the QMP socket (at most 1600) and the id in the last reply to them (at most 59 characters). */
@@ -23,6 +32,8 @@ export interface WatchdogOptions {
   executable: string;
   stubFd: number;
   qmpFd: number;
+  /** vCPUs of which the registers are read in memory shared with KVM */
+  vcpuFds: readonly number[];
   foundRunning: boolean;
   undo: WatchdogOrder;
   resume: WatchdogOrder;

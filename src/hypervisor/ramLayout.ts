@@ -1,9 +1,10 @@
-import { closeSync, constants, openSync, readFileSync } from 'node:fs';
+import { closeSync, constants, openSync } from 'node:fs';
 import { PenumbraError } from '../errors.js';
 import type { RamRegion } from '../target/target.js';
 import { type FlatSection, parseFlatView } from './flatView.js';
 import { isHugetlb, type Mapping, mappingsOf, openBacking, readMappings } from './processMaps.js';
 import type { QmpClient } from './qmp.js';
+import { traceRight } from './traceRight.js';
 
 export type RegionKind =
   | 'shared-memfd'
@@ -127,22 +128,12 @@ function openMemory(pid: number, name: string, kind: RegionKind): number {
     throw new PenumbraError(
       'PERMISSION',
       `guest RAM ${name} is ${kind}, so it is read through QEMU's process ${pid}, and user ${process.geteuid?.()} may not ` +
-        `read the memory of that process: run penumbra as root or with CAP_SYS_PTRACE${yamaAdvice()}. ` +
+        `read the memory of that process: ${traceRight()}. ` +
         "Without that right: 'penumbra guests', and everything for a guest with shared RAM (" +
         '-object memory-backend-memfd,id=ram,size=SIZE,share=on -machine memory-backend=ram; ' +
         "libvirt: <memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>)",
       { cause },
     );
-  }
-}
-
-/** Documentation/admin-guide/LSM/Yama.rst: from 1 on a user may not trace even processes of the same user. */
-function yamaAdvice(): string {
-  try {
-    const scope = readFileSync('/proc/sys/kernel/yama/ptrace_scope', 'utf8').trim();
-    return scope === '0' ? '' : `, or, as QEMU's user, set kernel.yama.ptrace_scope=0 (it is ${scope})`;
-  } catch {
-    return '';
   }
 }
 

@@ -8,6 +8,8 @@ export interface StubOptions {
   watchdog: string;
   /** the chardevs or addresses that QEMU's command line gives to a gdbserver of somebody else */
   gdbservers: readonly string[];
+  /** of the watchdog's vCPUs */
+  vcpuFds: readonly number[];
   /**
    * Takes over `fd` and speaks the first words with the stub, at once and without waiting for anything else: QEMU opens
    * the stub while this runs, and the guest stands still until it lets it run on (if it was found running). It tells the
@@ -66,6 +68,7 @@ export async function openStub(qmp: QmpClient, options: StubOptions): Promise<Pr
       executable: options.watchdog,
       stubFd: ours,
       qmpFd: qmp.fd,
+      vcpuFds: options.vcpuFds,
       foundRunning: found.running,
       undo: undoOrder(id),
       resume: resumeOrder(id),

@@ -58,6 +58,9 @@ export interface GuestInfo {
   engine: string;
   /** why this engine was taken */
   engineReason: string;
+  /** how the guest is stopped for `use` and its registers are read */
+  stopWay: 'gdbstub' | 'kvm_run';
+  stopWayReason: string;
   borrowed: { pid: number; comm: Buffer };
   steps: readonly Step[];
 }
@@ -160,6 +163,7 @@ export class Guest implements AsyncDisposable {
 
   async info(): Promise<GuestInfo> {
     const { kernel } = this;
+    const { way, reason } = await this.#target.stopWay();
     return {
       name: this.name,
       pid: this.pid,
@@ -176,6 +180,8 @@ export class Guest implements AsyncDisposable {
       ram: this.#target.layout.map(({ gpa, size, kind, name }) => ({ gpa, size, kind, name })),
       engine: this.#engine.name,
       engineReason: this.#engine.reason,
+      stopWay: way,
+      stopWayReason: reason,
       borrowed: { pid: this.#borrowed.pid, comm: this.#borrowed.comm },
       steps: [
         ...this.#steps,
@@ -206,9 +212,12 @@ export class Guest implements AsyncDisposable {
     await this.#session.rehearse(job);
   }
 
-  /** What stopping, reading the registers and resuming cost by themselves, in ms: what a shadow's cost is compared with. */
-  async measureStop(): Promise<{ stop: number; registers: number; resume: number }> {
-    return this.#session.measureStop();
+  /**
+   * What stopping, reading the registers and resuming cost by themselves, in ms: what a shadow's cost is compared with.
+   * @param short in the way of `use`; otherwise by QEMU's gdbstub, in that of `shadow`
+   */
+  async measureStop(short = true): Promise<{ stop: number; registers: number; resume: number }> {
+    return this.#session.measureStop(short);
   }
 
   /** The engine, the calls made and the exits taken so far, and the pages that are private now. */
@@ -230,7 +239,7 @@ export class Guest implements AsyncDisposable {
       words.map((word) => Buffer.from(word as string)),
       options,
     );
-    const report = await this.use((shadow) => shadow.redirect(request, options.signal), options.signal);
+    const report = await this.#session.useLong((shadow) => shadow.redirect(request, options.signal), options.signal);
     options.signal?.throwIfAborted();
     return runResult(report);
   }

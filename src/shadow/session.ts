@@ -132,7 +132,12 @@ export class ShadowSession {
    * several times, each time in a new shadow, until it meets a moment in which it can be answered.
    */
   async use<Answer>(job: (shadow: Shadow) => Promise<Answer>, signal?: AbortSignal): Promise<Answer> {
-    return this.#inTurn(() => this.#retry(job, signal));
+    return this.#inTurn(() => this.#retry(job, true, signal));
+  }
+
+  /** The same for a job of more than a second: QEMU is told that the guest stands still, so that its clocks do too. */
+  async useLong<Answer>(job: (shadow: Shadow) => Promise<Answer>, signal?: AbortSignal): Promise<Answer> {
+    return this.#inTurn(() => this.#retry(job, false, signal));
   }
 
   /**
@@ -144,7 +149,7 @@ export class ShadowSession {
       finish = resolve;
     });
     return new Promise((resolve, reject) => {
-      const turn = this.use(async (shadow) => {
+      const turn = this.useLong(async (shadow) => {
         const dispose = async (): Promise<void> => {
           finish();
           await turn;
@@ -177,8 +182,8 @@ export class ShadowSession {
   }
 
   /** What stopping, reading the registers and resuming cost by themselves, in ms. */
-  async measureStop(): Promise<{ stop: number; registers: number; resume: number }> {
-    const { stopNs, registersNs, resumeNs } = await this.#native.measureStop(stopTimeout);
+  async measureStop(short: boolean): Promise<{ stop: number; registers: number; resume: number }> {
+    const { stopNs, registersNs, resumeNs } = await this.#native.measureStop(stopTimeout, short);
     return { stop: stopNs / 1e6, registers: registersNs / 1e6, resume: resumeNs / 1e6 };
   }
 
@@ -208,11 +213,15 @@ export class ShadowSession {
     return turn;
   }
 
-  async #retry<Answer>(job: (shadow: Shadow) => Promise<Answer>, signal: AbortSignal | undefined): Promise<Answer> {
+  async #retry<Answer>(
+    job: (shadow: Shadow) => Promise<Answer>,
+    short: boolean,
+    signal: AbortSignal | undefined,
+  ): Promise<Answer> {
     for (let attempt = 0; ; attempt += 1) {
       signal?.throwIfAborted();
       try {
-        return await this.#once(job);
+        return await this.#once(job, short);
       } catch (error) {
         if (!worthAnotherStop(error, attempt)) throw error;
         // What looks like a device may be memory that was plugged a moment ago.
@@ -223,12 +232,12 @@ export class ShadowSession {
     }
   }
 
-  async #once<Answer>(job: (shadow: Shadow) => Promise<Answer>): Promise<Answer> {
+  async #once<Answer>(job: (shadow: Shadow) => Promise<Answer>, short: boolean): Promise<Answer> {
     await this.#follow(false);
     this.counts.stops += 1;
     let shadow: Shadow | undefined;
     try {
-      const report = await this.#native.enter(stopTimeout);
+      const report = await this.#native.enter(stopTimeout, short);
       shadow = new Shadow(this.#native, this.#kernel, report);
       this.counts.byClass[shadow.stopClass] += 1;
       return await job(shadow);

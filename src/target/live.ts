@@ -7,6 +7,7 @@ import { guestName, type QemuProcess, qemuBehindSocket } from '../hypervisor/qem
 import { QmpClient } from '../hypervisor/qmp.js';
 import { isSameLayout, openRam, type RamLayoutRegion, readRamLayout } from '../hypervisor/ramLayout.js';
 import { openStub, type PrivateStub } from '../hypervisor/stub.js';
+import { openVcpus } from '../hypervisor/vcpus.js';
 import { NativePhysicalMemory } from './nativeMemory.js';
 import type { VcpuState } from './target.js';
 
@@ -37,6 +38,8 @@ export class LiveTarget implements AsyncDisposable {
   readonly native: NativeGuest;
   /** The vCPUs as they were when the stub was opened. */
   readonly vcpus: readonly VcpuState[];
+  /** why the vCPUs' threads are left alone */
+  readonly #noVcpus: string | undefined;
   readonly #qmp: QmpClient;
   readonly #stub: PrivateStub;
   readonly #lock: GuestLock;
@@ -52,6 +55,7 @@ export class LiveTarget implements AsyncDisposable {
     memory: NativePhysicalMemory;
     native: NativeGuest;
     vcpus: readonly VcpuState[];
+    noVcpus: string | undefined;
     qmp: QmpClient;
     stub: PrivateStub;
     lock: GuestLock;
@@ -61,6 +65,7 @@ export class LiveTarget implements AsyncDisposable {
     this.memory = parts.memory;
     this.native = parts.native;
     this.vcpus = parts.vcpus;
+    this.#noVcpus = parts.noVcpus;
     this.#qmp = parts.qmp;
     this.#stub = parts.stub;
     this.#lock = parts.lock;
@@ -104,16 +109,25 @@ export class LiveTarget implements AsyncDisposable {
       }
       undo.push(() => native.close());
       let vcpus: VcpuState[] = [];
-      const stub = await openStub(qmp, {
-        watchdog: watchdogProgram,
-        gdbservers: qemu.commandLine.gdbservers,
-        handshake: async (fd, foundRunning, watchdog) => {
-          vcpus = await native.connectStub(fd, watchdog, foundRunning, stubTimeout);
-        },
-        detach: () => native.detachStub(stubTimeout),
-      });
+      const opened = await openVcpus(qmp, qemu.pid);
+      const handles = typeof opened === 'string' ? undefined : opened;
+      let stub: PrivateStub;
+      try {
+        stub = await openStub(qmp, {
+          watchdog: watchdogProgram,
+          gdbservers: qemu.commandLine.gdbservers,
+          vcpuFds: handles?.fds ?? [],
+          handshake: async (fd, foundRunning, watchdog) => {
+            vcpus = await native.connectStub(fd, watchdog, foundRunning, stubTimeout, handles);
+          },
+          detach: () => native.detachStub(stubTimeout),
+        });
+      } finally {
+        for (const fd of handles?.fds ?? []) addon.closeFd(fd);
+      }
       const memory = new NativePhysicalMemory(native, ram.regions);
-      return new LiveTarget({ qemu, layout, memory, native, vcpus, qmp, stub, lock });
+      const noVcpus = typeof opened === 'string' ? opened : undefined;
+      return new LiveTarget({ qemu, layout, memory, native, vcpus, noVcpus, qmp, stub, lock });
     } catch (error) {
       for (const step of undo.reverse()) await step();
       throw error;
@@ -122,6 +136,13 @@ export class LiveTarget implements AsyncDisposable {
 
   get name(): string {
     return guestName(this.qemu);
+  }
+
+  /** How short stops are made and the registers read, and why. */
+  async stopWay(): Promise<{ way: 'gdbstub' | 'kvm_run'; reason: string }> {
+    const { holds, refusal } = await this.native.stopWay();
+    if (!holds) return { way: 'gdbstub', reason: this.#noVcpus ?? refusal };
+    return { way: 'kvm_run', reason: "KVM leaves the registers in memory shared with QEMU, whose vCPU threads are held" };
   }
 
   /** QEMU's run state as it was found, and as it is left. */

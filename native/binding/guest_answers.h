@@ -1,0 +1,36 @@
+// What a guest's thread is told and what it answers, between JavaScript and C++.
+#ifndef PENUMBRA_NATIVE_BINDING_GUEST_ANSWERS_H_
+#define PENUMBRA_NATIVE_BINDING_GUEST_ANSWERS_H_
+
+#include <napi.h>
+
+#include <memory>
+#include <vector>
+
+#include "hypervisor/registers.h"
+#include "hypervisor/vcpu_control.h"
+#include "shadow/batch.h"
+
+namespace penumbra {
+
+/// VcpuState of src/target/target.ts.
+Napi::Value ToJavaScript(Napi::Env env, const std::vector<VcpuState>& vcpus);
+
+/// NativeBatchResult of src/binding.ts.
+Napi::Value ToJavaScript(Napi::Env env, BatchResult&& result);
+
+/// `true` is a short stop.
+VcpuControl::Stop StopKind(Napi::Value value);
+
+/// What VcpuControl::UsePages takes.
+struct VcpuHandles {
+  std::unique_ptr<VcpuPages> pages;
+  std::vector<pid_t> threads;
+};
+
+/// Of { pid, fds, threads }, undefined for none. Throws Error UNSUPPORTED.
+std::shared_ptr<VcpuHandles> ReadVcpuHandles(Napi::Value value);
+
+}  // namespace penumbra
+
+#endif  // PENUMBRA_NATIVE_BINDING_GUEST_ANSWERS_H_
