@@ -13,12 +13,16 @@ import type {
   PausedLook,
   Refusal,
   Rescue,
+  StopsReport,
+  StopsRequest,
   Truth,
 } from '../lab/nested/report.js';
+import { growth } from '../lab/rounds.js';
 
 const LONG = process.env.PENUMBRA_LONG !== undefined;
 const ENGINES: readonly EngineName[] = ['unicorn', 'kvm'];
 const GUEST_TIMEOUT_MS = 300_000;
+const STOPS_TIMEOUT_MS = 3_600_000;
 /** The guest's clock is read as of its last tick, which lies back a little. */
 const CLOCK_LAG_S = 0.5;
 
@@ -46,6 +50,36 @@ t.test('guests under KVM, in a nested lab', async (t) => {
   }
   t.comment(`all took ${lines.at(-1)?.at.toFixed(0)} ms in L1`);
 });
+
+t.test('many stops of busy guests under KVM, in a nested lab', async (t) => {
+  await using l1 = await nestedLab(t);
+  const counts = LONG
+    ? { comparisons: 300, kills: 50, rounds: 1000, benchmark: true }
+    : { comparisons: 30, kills: 3, rounds: 50, benchmark: false };
+  for (const vcpus of [1, 2] as const) {
+    const request: StopsRequest = { vcpus, ...counts };
+    const command = `node dist/test/lab/nested/stops.js '${JSON.stringify([request])}'`;
+    const { stdout, stderr, status } = await l1.run(command, LONG ? STOPS_TIMEOUT_MS : GUEST_TIMEOUT_MS);
+    t.equal(status, 0, stderr.toString());
+    await t.test(`${vcpus} vCPUs`, async (t) => checkStops(t, request, JSON.parse(stdout.toString()) as StopsReport));
+  }
+});
+
+function checkStops(t: Test, request: StopsRequest, report: StopsReport): void {
+  const { registers, costs, wounds, kept, news, work } = report;
+  t.equal(report.stopWay, 'kvm_run', report.stopWayReason);
+  t.same(registers.differences, []);
+  t.ok(registers.compared > request.comparisons / 2, `${registers.compared} stops compared`);
+  t.comment(`a stop with registers: ${costs.short.toFixed(2)} ms, by the gdbstub ${costs.byStub.toFixed(2)} ms`);
+  if (report.vcpus === 1) t.ok(costs.byStub >= 3 * costs.short, 'three times as fast as the gdbstub');
+  t.same(wounds, [], `${report.kills} kills`);
+  t.equal(kept.rounds, request.rounds);
+  t.equal(news, '', "the guest's kernel says nothing");
+  t.same(growth(kept), {}, JSON.stringify(kept));
+  if (!request.benchmark) return;
+  t.comment(`the same work takes the guest ${work.before.toFixed(2)} ms before, ${work.after.toFixed(2)} ms after`);
+  t.ok(Math.abs(work.after / work.before - 1) <= 0.02, 'the guest is as fast as before');
+}
 
 function everySpec(): Partial<LabSpec>[] {
   const specs: Partial<LabSpec>[] = [];

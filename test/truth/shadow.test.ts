@@ -16,6 +16,7 @@ import { AT_FDCWD } from '../../src/shadow/constants.js';
 import { syscallTable } from '../../src/shadow/syscallTable.js';
 import { cli } from '../lab/commandLine.js';
 import { labGuest, type TestGuest } from '../lab/driver.js';
+import { growth, manyRounds } from '../lab/rounds.js';
 import { processesBySelf, type SelfView } from '../lab/selfView.js';
 import { syscallMetadata } from '../lab/syscallMetadata.js';
 
@@ -54,6 +55,7 @@ const COMMANDS: [command: string, answer: RegExp][] = [
   ['call nr_processes', /\d/],
 ];
 
+const ROUNDS = LONG ? 1000 : 50;
 const STOPS = LONG ? 300 : 60;
 /** Of the stops: in kernel code, and not in its idle loop. */
 const KERNEL_SHARE = 50 / 300;
@@ -365,3 +367,13 @@ function stateOf(pid: number, state: string): string {
 function nameOf(comm: Buffer, isKernelThread: boolean): string {
   return isKernelThread ? 'kernel thread' : comm.toString('latin1');
 }
+
+t.test('many stops of a busy guest', async (t) => {
+  await using lab = await labGuest(t, { kernel: '6.1', load: 'busy' });
+  await using guest = await attach({ qmp: lab.socket });
+  await guest.processes();
+  const log = await lab.text('dmesg');
+  const kept = await manyRounds(guest, ROUNDS);
+  t.same(growth(kept), {}, JSON.stringify(kept));
+  t.equal((await lab.text('dmesg')).slice(log.length), '', "the guest's kernel says nothing");
+});

@@ -1,5 +1,6 @@
 import type { EngineName } from '../../../src/index.js';
 import type { LabSpec } from '../../../src/lab/index.js';
+import type { Rounds } from '../rounds.js';
 
 /** What look.ts is asked to do in L1. */
 export interface LookRequest {
@@ -98,4 +99,34 @@ export interface CommandRun {
   lines: number;
   errors: string;
   milliseconds: number;
+}
+
+/** What stops.ts is asked to do in L1 with a busy guest. */
+export interface StopsRequest {
+  vcpus: 1 | 2;
+  /** stops in which the registers are read in both ways */
+  comparisons: number;
+  /** penumbras killed while they stop the guest */
+  kills: number;
+  /** stops with a shadow */
+  rounds: number;
+  /** also: the guest's own speed before and after the rounds */
+  benchmark: boolean;
+}
+
+export interface StopsReport {
+  vcpus: number;
+  stopWay: string;
+  stopWayReason: string;
+  registers: { compared: number; differences: string[] };
+  /** ms of a stop with registers, by held threads and by the gdbstub: medians */
+  costs: { short: number; byStub: number };
+  kills: number;
+  /** what the kills did to QEMU or the guest */
+  wounds: string[];
+  kept: Rounds;
+  /** what the guest's kernel said during the rounds */
+  news: string;
+  /** ms of processor time for the same work */
+  work: { before: number; after: number };
 }
