@@ -11,6 +11,7 @@ import {
 } from 'node:fs';
 import { PenumbraError } from '../errors.js';
 import { commandOf } from './qemuProcess.js';
+import { traceRight } from './traceRight.js';
 
 /** One line of /proc/PID/maps. */
 export interface Mapping {
@@ -164,8 +165,8 @@ function accessError(pid: number, what: string, cause: unknown): PenumbraError {
   return new PenumbraError(
     'PERMISSION',
     `user ${process.geteuid?.()} may not see ${what} of process ${pid} (${commandOf(pid)}): the right to trace it is ` +
-      'missing (run penumbra as root, with CAP_SYS_PTRACE, or as the same user with kernel.yama.ptrace_scope=0 and the ' +
-      'process dumpable)',
+      `missing (${traceRight()}; what runs as the same user may be traced if it is dumpable). Without that right: ` +
+      "'penumbra guests'",
     { cause },
   );
 }

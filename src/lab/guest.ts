@@ -27,6 +27,8 @@ export interface StartOptions {
   outlive?: boolean;
   /** Further files for the guest's root; they come before the lab's own of the same name. */
   files?: readonly CpioEntry[];
+  /** A command that QEMU's is appended to, to have it run in other circumstances: as another user, in other namespaces. */
+  within?: readonly string[];
 }
 
 /** What a guest's folder says of it, for other processes. */
@@ -65,7 +67,7 @@ export class LabGuest implements AsyncDisposable {
     const folder = options.folder ?? (await mkdtemp(join(folderBase(spec), FOLDER_PREFIX)));
     try {
       await prepare(spec, kernel, guestFiles(folder), options.files ?? []);
-      const guest = await LabGuest.#launch(spec, kernel, folder, options.outlive === true);
+      const guest = await LabGuest.#launch(spec, kernel, folder, options);
       await guest.#boot();
       if (options.outlive === true) guest.#letGo();
       return guest;
@@ -81,9 +83,17 @@ export class LabGuest implements AsyncDisposable {
     return text === undefined ? undefined : new LabGuest(folder, JSON.parse(text) as GuestRecord);
   }
 
-  static async #launch(spec: LabSpec, kernel: LabKernel, folder: string, outlive: boolean): Promise<LabGuest> {
+  static async #launch(
+    spec: LabSpec,
+    kernel: LabKernel,
+    folder: string,
+    { outlive = false, within = [] }: StartOptions,
+  ): Promise<LabGuest> {
     const files = guestFiles(folder);
-    const process = await launch(await qemuCommand(spec, kernel, files), files.emulatorLog, outlive);
+    const qemu = await qemuCommand(spec, kernel, files);
+    const [program = qemu.program, ...words] = [...within, qemu.program];
+    const command = { program, arguments: [...words, ...qemu.arguments] };
+    const process = await launch(command, files.emulatorLog, outlive);
     const guest = new LabGuest(folder, { process, namespace: pidNamespace(), spec, release: kernel.release });
     endWithThisProcess(guest);
     await guest.#writeRecord();

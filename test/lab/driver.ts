@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { open, readdir, readlink } from 'node:fs/promises';
 import type { Test } from 'tap';
-import { type CommandResult, LabGuest, type LabSpec } from '../../src/lab/index.js';
+import { type CommandResult, LabGuest, type LabSpec, type StartOptions } from '../../src/lab/index.js';
 import { type MonitorEvent, TruthMonitor } from './truthMonitor.js';
 
 const HASH_CHUNK = 4 << 20;
@@ -10,8 +10,12 @@ const HASH_CHUNK = 4 << 20;
  * Boots a guest for a test: `await using guest = await labGuest(t, { kernel: '6.1', load: 'forks' })`. It ends with
  * its scope, at the latest with the test; when the test failed, what the guest printed last becomes a comment.
  */
-export async function labGuest(t: Test, spec: Partial<LabSpec> = {}): Promise<TestGuest> {
-  const guest = new TestGuest(await LabGuest.start(spec), t);
+export async function labGuest(
+  t: Test,
+  spec: Partial<LabSpec> = {},
+  options: StartOptions = {},
+): Promise<TestGuest> {
+  const guest = new TestGuest(await LabGuest.start(spec, options), t);
   t.teardown(() => guest.stop());
   return guest;
 }

@@ -61,7 +61,7 @@ function holdings(): Holdings {
 
 let collect: (() => void) | undefined;
 
-function collectGarbage(): void {
+export function collectGarbage(): void {
   if (collect === undefined) {
     setFlagsFromString('--expose-gc');
     collect = runInNewContext('gc') as () => void;

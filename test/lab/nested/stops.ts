@@ -19,7 +19,7 @@ import type { StopsReport, StopsRequest } from './report.js';
 
 const CALL_TIMEOUT_MS = 60_000;
 const STOP_TIMEOUT_MS = 60_000;
-const PATIENCE_MS = 60_000;
+const PATIENCE_MS = 120_000;
 const WORK_TIMEOUT_MS = 300_000;
 /** Of `struct kvm_run`: include/uapi/linux/kvm.h. */
 const VALID_REGS_OFFSET = 288;
@@ -38,17 +38,21 @@ async function stops({ vcpus, comparisons, kills, rounds, benchmark }: StopsRequ
     const costs = await measure(lab);
     const wounds: string[] = [];
     for (let kill = 0; kill < kills; kill += 1) wounds.push(...(await beKilled(lab, monitor, kill)));
-    const log = (await lab.run('dmesg')).stdout.toString();
+    const said = (await textOf(lab, 'dmesg | wc -l')).trim();
     const before = benchmark ? await workTime(lab) : 0;
     await using guest = await attach({ qmp: lab.qmp, engine: 'kvm', callTimeout: CALL_TIMEOUT_MS });
     const kept = await manyRounds(guest, rounds);
     const { stopWay, stopWayReason } = await guest.info();
     const after = benchmark ? await workTime(lab) : 0;
-    const news = (await lab.run('dmesg')).stdout.toString().slice(log.length);
+    const news = await textOf(lab, `dmesg | tail -n +$((${said}+1))`);
     return { vcpus, stopWay, stopWayReason, registers, costs, kills, wounds, kept, news, work: { before, after } };
   } finally {
     monitor.close();
   }
+}
+
+async function textOf(lab: LabGuest, command: string): Promise<string> {
+  return (await lab.run(command, PATIENCE_MS)).stdout.toString();
 }
 
 /** The gdbstub's account of the registers is QEMU's own. */
@@ -107,8 +111,7 @@ async function beKilled(lab: LabGuest, monitor: TruthMonitor, count: number): Pr
     if (left.length === 0) break;
     if (performance.now() > end) return [...wounds, ...left];
   }
-  const { stdout } = await lab.run('echo alive', PATIENCE_MS);
-  return stdout.toString() === 'alive\n' ? wounds : [...wounds, 'the guest does not answer'];
+  return (await textOf(lab, 'echo alive')) === 'alive\n' ? wounds : [...wounds, 'the guest does not answer'];
 }
 
 async function leftOver(pid: number, monitor: TruthMonitor): Promise<string[]> {
