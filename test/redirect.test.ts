@@ -1,7 +1,8 @@
 /** How the rules of redirection are compiled, and how redirected tools behave. */
 import { spawnSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
 import { chmodSync, closeSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { constants, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import t from 'tap';
 import { attach, type Guest } from '../src/index.js';
@@ -154,6 +155,68 @@ t.test('tools against a guest', async (t) => {
   await t.test('a path by whose it is', async (t) => {
     t.match((await shell('cat guest:/etc/passwd')).stdout, /alice/);
     t.equal((await shell('cat /etc/lab/../passwd | grep -c alice')).stdout, '1\n');
+  });
+
+  await t.test('copies by the kernel', async (t) => {
+    const file = '/bin/busybox';
+    const hash = (text: string): string => createHash('sha256').update(text, 'latin1').digest('hex');
+    const truth = (await lab.text(`sha256sum < ${file}`)).split(' ')[0];
+    const python = (...lines: string[]): string => `/usr/bin/python3 -c '${lines.join('\n')}'`;
+    const opened = ['import os, shutil', `f = open("${file}", "rb")`];
+    for (const copying of [
+      `cat ${file}`,
+      `cp ${file} /dev/stdout`,
+      `tail -c +1 ${file}`,
+      `tar cf - ${file} 2> /dev/null | tar xOf -`,
+      python(...opened, 'shutil.copyfileobj(f, open("/dev/stdout", "wb"))'),
+      python(...opened, 'while os.sendfile(1, f.fileno(), None, 1 << 30): pass'),
+    ]) {
+      t.equal((await shell(`${copying} | sha256sum`)).stdout.split(' ')[0], truth, `${copying} to a pipe`);
+      t.equal(hash((await shell(copying)).stdout), truth, `${copying} to a file`);
+    }
+    const splicing = python(...opened, 'while os.splice(f.fileno(), 1, 1 << 20): pass');
+    t.equal((await shell(`${splicing} | sha256sum`)).stdout.split(' ')[0], truth, 'splice to a pipe');
+
+    const positions = python(
+      ...opened,
+      'd, data, (r, w) = f.fileno(), f.read(), os.pipe2(os.O_NONBLOCK)',
+      'def says(call):',
+      '  try: return call()',
+      '  except OSError as error: return error.errno',
+      'os.lseek(d, 5, 0)',
+      'print(os.sendfile(w, d, 100, 50), os.read(r, 99) == data[100:150], os.lseek(d, 0, 1))',
+      'print(os.sendfile(w, os.dup(d), None, 7), os.read(r, 99) == data[5:12], os.read(d, 4) == data[12:16])',
+      'print(os.sendfile(w, d, 0, 1 << 20) > 0, says(lambda: os.sendfile(w, d, 0, 1 << 20)))',
+      'print(says(lambda: os.copy_file_range(d, w, 9)), says(lambda: os.copy_file_range(d, os.memfd_create("m"), 9)))',
+      'os.close(r)',
+      'print(says(lambda: os.sendfile(w, d, 0, 9)), says(lambda: os.sendfile(w, os.open("/", 0), 0, 9)))',
+      'print(says(lambda: os.sendfile(d, os.memfd_create("m"), 0, 9)))',
+    );
+    const { EAGAIN, EINVAL, EXDEV, EPIPE, EBADF } = constants.errno;
+    t.same((await shell(positions)).stdout.split('\n'), [
+      '50 True 5',
+      '7 True True',
+      `True ${EAGAIN}`,
+      `${EINVAL} ${EXDEV}`,
+      `${EPIPE} ${EINVAL}`,
+      `${EBADF}`,
+      '',
+    ]);
+
+    const intoTheGuest = python(
+      ...opened,
+      'd, data, m, (r, w) = f.fileno(), f.read(), os.memfd_create("m"), os.pipe()',
+      'os.write(m, data)',
+      'os.lseek(m, 9, 0)',
+      'g = os.open("/tmp/copy", os.O_RDWR | os.O_CREAT)',
+      'print(os.sendfile(g, m, None, 7), os.lseek(m, 0, 1), os.lseek(g, 0, 1), os.pread(g, 99, 0) == data[9:16])',
+      'os.write(w, b"hello world")',
+      'print(os.splice(r, g, 5, offset_dst=2), os.read(r, 99), os.pread(g, 99, 0) == data[9:11] + b"hello")',
+      'os.lseek(d, 0, 0)',
+      'print(os.sendfile(g, d, None, 100), os.lseek(d, 0, 1), os.pread(g, 999, 7) == data[:100])',
+    );
+    const { stdout } = await shell(intoTheGuest, { scratch: true });
+    t.same(stdout.split('\n'), ['7 16 7 True', "5 b' world' True", '100 100 True', '']);
   });
 
   await t.test('the budget', async (t) => {

@@ -32,6 +32,13 @@ bool ReadPlaceholder(int folder, const char* link, int* guest_fd, uint64_t* seri
   return true;
 }
 
+int MakePlaceholder(int guest_fd, uint64_t serial) {
+  char name[48];
+  std::snprintf(name, sizeof name, kNameFormat, guest_fd, static_cast<unsigned long long>(serial));
+  const int placeholder = memfd_create(name, MFD_CLOEXEC);
+  return placeholder < 0 ? -errno : placeholder;
+}
+
 /// All processes below `root`, those included that have not asked for anything yet.
 std::vector<pid_t> Descendants(pid_t root) {
   std::vector<pid_t> found;
@@ -68,13 +75,14 @@ void CollectPlaceholders(pid_t pid, std::set<std::pair<int, uint64_t>>* used) {
 }  // namespace
 
 int GuestFiles::Add(int guest_fd, pid_t owner) {
-  const uint64_t serial = next_serial_++;
-  char name[48];
-  std::snprintf(name, sizeof name, kNameFormat, guest_fd, static_cast<unsigned long long>(serial));
-  const int placeholder = memfd_create(name, MFD_CLOEXEC);
-  if (placeholder < 0) return -errno;
-  files_[guest_fd] = GuestFile{serial, sharings_, owner};
+  const int placeholder = MakePlaceholder(guest_fd, next_serial_);
+  if (placeholder >= 0) files_[guest_fd] = GuestFile{next_serial_++, sharings_, owner};
   return placeholder;
+}
+
+int GuestFiles::MakeAnother(int guest_fd) {
+  const GuestFile* file = Find(guest_fd);
+  return file == nullptr ? -EBADF : MakePlaceholder(guest_fd, file->serial);
 }
 
 GuestFile* GuestFiles::Find(int guest_fd) {

@@ -30,6 +30,8 @@ class GuestFiles {
 
   /// Notes a file that the guest has opened; returns a memfd to stand for it, which the caller closes, or -errno.
   int Add(int guest_fd, pid_t owner);
+  /// One more memfd to stand for a file that is known; the caller closes it. -errno when there is no such file.
+  int MakeAnother(int guest_fd);
   GuestFile* Find(int guest_fd);
   void Remove(int guest_fd) { files_.erase(guest_fd); }
 

@@ -69,8 +69,17 @@ int Supervisor::CopyFd(const ToolCall& call, uint64_t fd) {
   return copy < 0 ? -errno : static_cast<int>(copy);
 }
 
+int Supervisor::FileOf(const ToolCall& call, uint64_t fd) {
+  const int file = files_.Resolve(call.process, static_cast<int>(fd));
+  if (file == ToolProcess::kLocal || moved_.empty()) return file;
+  const off_t by = moved_.TakeMove(file);
+  if (by != 0) Ask(SYS_lseek, static_cast<uint64_t>(file), static_cast<uint64_t>(by), SEEK_CUR);
+  return file;
+}
+
 void Supervisor::CloseInGuest(int guest_fd) {
   files_.Remove(guest_fd);
+  moved_.Forget(guest_fd);
   Ask(SYS_close, static_cast<uint64_t>(guest_fd));
 }
 

@@ -79,6 +79,12 @@ std::optional<Answer> OpenNamedFd(Supervisor& supervisor, const ToolCall& call, 
   const int copy = supervisor.CopyFd(call, static_cast<uint64_t>(named));
   if (copy < 0) return std::nullopt;
   const int file = supervisor.FileOf(call, static_cast<uint64_t>(named));
+  struct stat status;
+  if ((flags & O_DIRECTORY) != 0 && file == ToolProcess::kLocal && fstat(copy, &status) == 0 &&
+      !S_ISDIR(status.st_mode)) {
+    close(copy);
+    return Answer::Error(ENOTDIR);
+  }
   if (file != ToolProcess::kLocal) supervisor.files().AddReference(file);
   return supervisor.GiveLocalFile(call, copy, (flags & O_CLOEXEC) != 0);
 }

@@ -68,30 +68,44 @@ bool MaySend(const Supervisor& supervisor, const GuestFile& file, const WindowPi
          (supervisor.policy().scratch || OnlyAsks(message.host, message.size, file.protocol));
 }
 
-/// A message header as the kernel has it, in the window.
-struct MessageRoom {
-  WindowPiece header, vector, name, control, body;
+/// The message of a sendmsg or recvmsg: as the tool has it, and room for it in the window.
+struct Message {
+  msghdr header;
+  ToolPieces pieces;
+  WindowPiece window_header, name, control, body;
 };
 
-bool TakeRoom(Supervisor& supervisor, const msghdr& message, uint64_t body, MessageRoom* room) {
-  room->header = supervisor.Take(sizeof(msghdr));
-  room->vector = supervisor.Take(sizeof(iovec));
-  room->name = supervisor.Take(message.msg_name == nullptr ? 0 : std::min<uint64_t>(message.msg_namelen, kMostAddress));
-  room->control =
-      supervisor.Take(message.msg_control == nullptr ? 0 : std::min<uint64_t>(message.msg_controllen, kMostControl));
-  room->body = supervisor.Take(body);
-  if (room->body.host == nullptr) return false;
+/// Lays a header out in the window, as the kernel has it.
+bool TakeRoom(Supervisor& supervisor, Message* message) {
+  const msghdr& given = message->header;
+  message->window_header = supervisor.Take(sizeof(msghdr));
+  const WindowPiece vector = supervisor.Take(sizeof(iovec));
+  message->name = supervisor.Take(given.msg_name == nullptr ? 0 : std::min<uint64_t>(given.msg_namelen, kMostAddress));
+  message->control =
+      supervisor.Take(given.msg_control == nullptr ? 0 : std::min<uint64_t>(given.msg_controllen, kMostControl));
+  message->body = supervisor.Take(message->pieces.size(Supervisor::kMostTransfer));
+  // What is taken last does not fit if anything does not.
+  if (message->body.host == nullptr) return false;
   msghdr header = {};
-  header.msg_name = room->name.size == 0 ? nullptr : reinterpret_cast<void*>(room->name.guest);
-  header.msg_namelen = static_cast<socklen_t>(room->name.size);
-  header.msg_iov = reinterpret_cast<iovec*>(room->vector.guest);
+  header.msg_name = message->name.size == 0 ? nullptr : reinterpret_cast<void*>(message->name.guest);
+  header.msg_namelen = static_cast<socklen_t>(message->name.size);
+  header.msg_iov = reinterpret_cast<iovec*>(vector.guest);
   header.msg_iovlen = 1;
-  header.msg_control = room->control.size == 0 ? nullptr : reinterpret_cast<void*>(room->control.guest);
-  header.msg_controllen = room->control.size;
-  std::memcpy(room->header.host, &header, sizeof header);
-  const iovec vector = {reinterpret_cast<void*>(room->body.guest), room->body.size};
-  std::memcpy(room->vector.host, &vector, sizeof vector);
+  header.msg_control = message->control.size == 0 ? nullptr : reinterpret_cast<void*>(message->control.guest);
+  header.msg_controllen = message->control.size;
+  std::memcpy(message->window_header.host, &header, sizeof header);
+  const iovec body = {reinterpret_cast<void*>(message->body.guest), message->body.size};
+  std::memcpy(vector.host, &body, sizeof body);
   return true;
+}
+
+/// 0 or an errno.
+int ReadMessage(Supervisor& supervisor, const ToolCall& call, Message* message) {
+  const ToolMemory& memory = call.process->memory;
+  if (!memory.ReadValue(call.arguments[1], &message->header)) return EFAULT;
+  const uint64_t vector = reinterpret_cast<uint64_t>(message->header.msg_iov);
+  if (const int error = message->pieces.Read(memory, vector, message->header.msg_iovlen)) return error;
+  return TakeRoom(supervisor, message) ? 0 : ENOMEM;
 }
 
 }  // namespace
@@ -159,57 +173,47 @@ Answer HandleSendMessage(Supervisor& supervisor, ToolCall& call) {
     return Answer::Continue();
   }
   if (socket.file == nullptr) return Answer::Error(EBADF);
+  Message message;
+  if (const int error = ReadMessage(supervisor, call, &message)) return Answer::Error(error);
   const ToolMemory& memory = call.process->memory;
-  msghdr message;
-  if (!memory.ReadValue(call.arguments[1], &message)) return Answer::Error(EFAULT);
-  ToolPieces pieces;
-  if (const int error = pieces.Read(memory, reinterpret_cast<uint64_t>(message.msg_iov), message.msg_iovlen)) {
-    return Answer::Error(error);
-  }
-  MessageRoom room;
-  if (!TakeRoom(supervisor, message, pieces.size(Supervisor::kMostTransfer), &room)) return Answer::Error(ENOMEM);
-  if (!pieces.Gather(memory, room.body.host, room.body.size) ||
-      !memory.Read(reinterpret_cast<uint64_t>(message.msg_name), room.name.host, room.name.size) ||
-      !memory.Read(reinterpret_cast<uint64_t>(message.msg_control), room.control.host, room.control.size)) {
+  const msghdr& header = message.header;
+  if (!message.pieces.Gather(memory, message.body.host, message.body.size) ||
+      !memory.Read(reinterpret_cast<uint64_t>(header.msg_name), message.name.host, message.name.size) ||
+      !memory.Read(reinterpret_cast<uint64_t>(header.msg_control), message.control.host, message.control.size)) {
     return Answer::Error(EFAULT);
   }
-  if (room.control.size != 0 || !MaySend(supervisor, *socket.file, room.body)) {
+  if (message.control.size != 0 || !MaySend(supervisor, *socket.file, message.body)) {
     return supervisor.Refuse(call, "it does more than ask");
   }
-  return Answer::Value(supervisor.Ask(SYS_sendmsg, static_cast<uint64_t>(socket.number), room.header.guest,
+  return Answer::Value(supervisor.Ask(SYS_sendmsg, static_cast<uint64_t>(socket.number), message.window_header.guest,
                                       call.arguments[2] | MSG_DONTWAIT));
 }
 
 Answer HandleReceiveMessage(Supervisor& supervisor, ToolCall& call) {
   const SocketCall socket = SocketOf(supervisor, call);
   if (socket.file == nullptr) return socket.number == ToolProcess::kLocal ? Answer::Continue() : Answer::Error(EBADF);
-  const ToolMemory& memory = call.process->memory;
-  msghdr message;
-  if (!memory.ReadValue(call.arguments[1], &message)) return Answer::Error(EFAULT);
-  ToolPieces pieces;
-  if (const int error = pieces.Read(memory, reinterpret_cast<uint64_t>(message.msg_iov), message.msg_iovlen)) {
-    return Answer::Error(error);
-  }
-  MessageRoom room;
-  if (!TakeRoom(supervisor, message, pieces.size(Supervisor::kMostTransfer), &room)) return Answer::Error(ENOMEM);
-  const int64_t got = supervisor.Ask(SYS_recvmsg, static_cast<uint64_t>(socket.number), room.header.guest,
+  Message message;
+  if (const int error = ReadMessage(supervisor, call, &message)) return Answer::Error(error);
+  const int64_t got = supervisor.Ask(SYS_recvmsg, static_cast<uint64_t>(socket.number), message.window_header.guest,
                                      call.arguments[2] | MSG_DONTWAIT);
   if (got < 0) return Answer::Value(got);
   msghdr received;
-  std::memcpy(&received, room.header.host, sizeof received);
+  std::memcpy(&received, message.window_header.host, sizeof received);
   // With MSG_TRUNC the value is the message's length, which may be more than there was room for.
-  const uint64_t length = std::min<uint64_t>(static_cast<uint64_t>(got), room.body.size);
-  const uint64_t control = std::min<uint64_t>(received.msg_controllen, room.control.size);
-  const uint64_t name = std::min<uint64_t>(received.msg_namelen, room.name.size);
-  if (!pieces.Scatter(memory, room.body.host, length) ||
-      !memory.Write(reinterpret_cast<uint64_t>(message.msg_name), room.name.host, name) ||
-      !memory.Write(reinterpret_cast<uint64_t>(message.msg_control), room.control.host, control)) {
+  const uint64_t length = std::min<uint64_t>(static_cast<uint64_t>(got), message.body.size);
+  const uint64_t control = std::min<uint64_t>(received.msg_controllen, message.control.size);
+  const uint64_t name = std::min<uint64_t>(received.msg_namelen, message.name.size);
+  const ToolMemory& memory = call.process->memory;
+  msghdr& header = message.header;
+  if (!message.pieces.Scatter(memory, message.body.host, length) ||
+      !memory.Write(reinterpret_cast<uint64_t>(header.msg_name), message.name.host, name) ||
+      !memory.Write(reinterpret_cast<uint64_t>(header.msg_control), message.control.host, control)) {
     return Answer::Error(EFAULT);
   }
-  message.msg_namelen = received.msg_namelen;
-  message.msg_controllen = control;
-  message.msg_flags = received.msg_flags;
-  return memory.Write(call.arguments[1], &message, sizeof message) ? Answer::Value(got) : Answer::Error(EFAULT);
+  header.msg_namelen = received.msg_namelen;
+  header.msg_controllen = control;
+  header.msg_flags = received.msg_flags;
+  return memory.Write(call.arguments[1], &header, sizeof header) ? Answer::Value(got) : Answer::Error(EFAULT);
 }
 
 }  // namespace penumbra

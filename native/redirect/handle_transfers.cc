@@ -54,17 +54,6 @@ Answer HandleReadPieces(Supervisor& supervisor, ToolCall& call) {
   return given ? Answer::Value(got) : Answer::Error(EFAULT);
 }
 
-/// sendfile, splice, tee, copy_file_range: between files of one kernel. Programs copy by themselves otherwise.
-Answer HandleCopy(Supervisor& supervisor, ToolCall& call) {
-  const bool second_is_third = call.number == SYS_splice || call.number == SYS_copy_file_range;
-  const uint64_t second = call.arguments[second_is_third ? 2 : 1];
-  const int first_file = supervisor.FileOf(call, call.arguments[0]);
-  const int second_file = supervisor.FileOf(call, second);
-  supervisor.NoteProgress();
-  if (first_file == ToolProcess::kLocal && second_file == ToolProcess::kLocal) return Answer::Continue();
-  return Answer::Error(EINVAL);
-}
-
 /// fadvise64 and such: nothing is to be prepared in a shadow.
 Answer HandleAdvice(Supervisor& supervisor, ToolCall& call) {
   return supervisor.FileOf(call, call.arguments[0]) == ToolProcess::kLocal ? Answer::Continue() : Answer::Value(0);

@@ -33,8 +33,10 @@ Answer HandleLimits(Supervisor& supervisor, ToolCall& call);
 // handle_transfers.cc
 Answer HandleWrite(Supervisor& supervisor, ToolCall& call);
 Answer HandleReadPieces(Supervisor& supervisor, ToolCall& call);
-Answer HandleCopy(Supervisor& supervisor, ToolCall& call);
 Answer HandleAdvice(Supervisor& supervisor, ToolCall& call);
+
+// handle_copies.cc
+Answer HandleCopy(Supervisor& supervisor, ToolCall& call);
 
 // handle_sockets.cc
 Answer HandleSocket(Supervisor& supervisor, ToolCall& call);

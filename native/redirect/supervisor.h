@@ -15,6 +15,7 @@
 #include "redirect/guest_files.h"
 #include "redirect/guest_kernel.h"
 #include "redirect/launch.h"
+#include "redirect/moved_files.h"
 #include "redirect/policy.h"
 #include "redirect/tool_process.h"
 
@@ -117,7 +118,10 @@ class Supervisor {
   bool IsLocalPath(const ToolCall& call, const char* path, LocalPath::Use use) const;
 
   /// The guest's file behind an fd of the tool, or ToolProcess::kLocal.
-  int FileOf(const ToolCall& call, uint64_t fd) { return files_.Resolve(call.process, static_cast<int>(fd)); }
+  int FileOf(const ToolCall& call, uint64_t fd);
+  /// From now on the host's kernel may copy out of `copy`, which is taken over: where it gets to is where the guest's
+  /// file is to stand.
+  void FollowHost(int guest_fd, int copy) { moved_.Watch(guest_fd, copy); }
 
   /// Replaces a directory argument by the guest's. False: it is a local fd.
   bool TranslateFolder(const ToolCall& call, uint64_t* folder);
@@ -168,6 +172,7 @@ class Supervisor {
   std::vector<Handler> handlers_;
   ToolProcesses processes_;
   GuestFiles files_;
+  MovedFiles moved_;
   std::vector<uint8_t> notification_;  ///< of the size that the host's kernel wants
   int listener_ = -1;
   int message_fd_ = 2;
