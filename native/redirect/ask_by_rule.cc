@@ -1,5 +1,6 @@
 // The ordinary way of a call: its arguments' rules say what is copied in and out.
 #include <fcntl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -7,6 +8,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "redirect/sound_answer.h"
 #include "redirect/supervisor.h"
 
 namespace penumbra {
@@ -175,16 +177,20 @@ class Marshalling {
     return value < 0 ? -error : value;
   }
 
+  /// With no room at all many calls tell how much there is; those that read do not.
+  bool AsksForLength() const {
+    return call_.number != SYS_read && call_.number != SYS_pread64 && call_.number != SYS_getdents64;
+  }
+
   /// What of the buffer has been written. False: the guest's answer contradicts itself.
   bool WrittenLength(uint8_t i, int64_t value, uint64_t* length) const {
     const ArgumentRule& argument = rule(i);
     const Buffer& buffer = buffers_[i];
     *length = buffer.length;
     if (argument.kind == ArgumentRule::kFill) {
-      if (value <= 0 || buffer.length == 0) {
-        *length = 0;
-        return true;
-      }
+      *length = 0;
+      if (value <= 0) return true;
+      if (buffer.length == 0) return AsksForLength();
       const uint64_t units = static_cast<uint64_t>(value);
       if (units > buffer.length) return false;
       *length = (argument.flags & ArgumentRule::kElements) != 0 ? units * argument.unit
@@ -196,13 +202,14 @@ class Marshalling {
       uint32_t now = 0;
       if (counter.piece.host == nullptr) return true;
       std::memcpy(&now, counter.piece.host, sizeof now);
+      // An address that did not fit tells its whole length.
+      if (now > std::max<uint64_t>(buffer.length / argument.unit, sizeof(sockaddr_storage))) return false;
       *length = std::min<uint64_t>(buffer.length, uint64_t{now} * argument.unit);
     }
     return true;
   }
 
   Answer GiveBack(int64_t value) {
-    if (value < -4095) value = -EIO;
     for (uint8_t i = 0; i < call_.rule->argument_count; ++i) {
       const Buffer& buffer = buffers_[i];
       const uint8_t kind = rule(i).kind;
@@ -211,6 +218,10 @@ class Marshalling {
       uint64_t length;
       if (!WrittenLength(i, value, &length)) {
         supervisor_.Say(std::string(call_.rule->name) + ": the guest says it returned more than was asked for");
+        return Answer::Error(EIO);
+      }
+      if (value >= 0 && !is_local_ && !IsSound(call_.number, buffer.piece.host, length)) {
+        supervisor_.Say(std::string(call_.rule->name) + ": the guest's answer is none that a kernel gives");
         return Answer::Error(EIO);
       }
       if (!call_.process->memory.Write(buffer.tool, buffer.piece.host, length)) return Answer::Error(EFAULT);

@@ -68,6 +68,20 @@ bool MaySend(const Supervisor& supervisor, const GuestFile& file, const WindowPi
          (supervisor.policy().scratch || OnlyAsks(message.host, message.size, file.protocol));
 }
 
+/// Whether these are whole control messages, and none that speaks of files: those would be the tool's own.
+bool HoldsMessages(const uint8_t* bytes, uint64_t length) {
+  while (length >= sizeof(cmsghdr)) {
+    cmsghdr header;
+    std::memcpy(&header, bytes, sizeof header);
+    if (header.cmsg_len < sizeof header || header.cmsg_len > length) return false;
+    if (header.cmsg_level == SOL_SOCKET && header.cmsg_type == SCM_RIGHTS) return false;
+    const uint64_t step = std::min<uint64_t>(CMSG_ALIGN(header.cmsg_len), length);
+    bytes += step;
+    length -= step;
+  }
+  return true;
+}
+
 /// The message of a sendmsg or recvmsg: as the tool has it, and room for it in the window.
 struct Message {
   msghdr header;
@@ -84,8 +98,9 @@ bool TakeRoom(Supervisor& supervisor, Message* message) {
   message->control =
       supervisor.Take(given.msg_control == nullptr ? 0 : std::min<uint64_t>(given.msg_controllen, kMostControl));
   message->body = supervisor.Take(message->pieces.size(Supervisor::kMostTransfer));
-  // What is taken last does not fit if anything does not.
-  if (message->body.host == nullptr) return false;
+  for (const WindowPiece& piece : {message->window_header, vector, message->name, message->control, message->body}) {
+    if (piece.host == nullptr) return false;
+  }
   msghdr header = {};
   header.msg_name = message->name.size == 0 ? nullptr : reinterpret_cast<void*>(message->name.guest);
   header.msg_namelen = static_cast<socklen_t>(message->name.size);
@@ -199,9 +214,13 @@ Answer HandleReceiveMessage(Supervisor& supervisor, ToolCall& call) {
   if (got < 0) return Answer::Value(got);
   msghdr received;
   std::memcpy(&received, message.window_header.host, sizeof received);
+  const uint64_t control = std::min<uint64_t>(received.msg_controllen, message.control.size);
+  if (got > INT32_MAX || received.msg_namelen > kMostAddress || !HoldsMessages(message.control.host, control)) {
+    supervisor.Say("recvmsg: the guest's answer contradicts itself");
+    return Answer::Error(EIO);
+  }
   // With MSG_TRUNC the value is the message's length, which may be more than there was room for.
   const uint64_t length = std::min<uint64_t>(static_cast<uint64_t>(got), message.body.size);
-  const uint64_t control = std::min<uint64_t>(received.msg_controllen, message.control.size);
   const uint64_t name = std::min<uint64_t>(received.msg_namelen, message.name.size);
   const ToolMemory& memory = call.process->memory;
   msghdr& header = message.header;

@@ -26,6 +26,11 @@ int64_t Nanoseconds(const timespec& time) {
   return time.tv_sec * kSecond + std::clamp<int64_t>(time.tv_nsec, 0, kSecond - 1);
 }
 
+/// Whether a kernel's clock could show this (timespec64_valid_settod, include/linux/time64.h).
+bool IsTime(int64_t seconds, int64_t fraction, int64_t whole) {
+  return seconds >= 0 && seconds <= kLongestSleep / kSecond && fraction >= 0 && fraction < whole;
+}
+
 void Sleep(Supervisor& supervisor, int64_t nanoseconds) {
   supervisor.NoteIdle();
   supervisor.slept = std::min(supervisor.slept, kLongestSleep) + std::max<int64_t>(nanoseconds, 0);
@@ -184,8 +189,9 @@ Answer HandleClock(Supervisor& supervisor, ToolCall& call) {
   if (value < 0) return Answer::Value(value);
   timespec time;
   std::memcpy(&time, piece.host, sizeof time);
-  const int64_t nanoseconds = static_cast<int64_t>(static_cast<uint64_t>(time.tv_nsec) % kSecond) + supervisor.slept;
-  time.tv_sec = static_cast<int64_t>(static_cast<uint64_t>(time.tv_sec) + static_cast<uint64_t>(nanoseconds / kSecond));
+  if (!IsTime(time.tv_sec, time.tv_nsec, kSecond)) return Answer::Error(EIO);
+  const int64_t nanoseconds = time.tv_nsec + supervisor.slept;
+  time.tv_sec += nanoseconds / kSecond;
   time.tv_nsec = nanoseconds % kSecond;
   return call.process->memory.Write(call.arguments[1], &time, sizeof time) ? Answer::Value(0) : Answer::Error(EFAULT);
 }
@@ -200,9 +206,11 @@ Answer HandleTime(Supervisor& supervisor, ToolCall& call) {
   if (value < 0) return Answer::Value(value);
   timeval time;
   std::memcpy(&time, piece.host, sizeof time);
-  const uint64_t microseconds = static_cast<uint64_t>(time.tv_usec) % 1'000'000 + static_cast<uint64_t>(supervisor.slept / 1000);
-  time.tv_sec = static_cast<int64_t>(static_cast<uint64_t>(time.tv_sec) + microseconds / 1'000'000);
-  time.tv_usec = static_cast<int64_t>(microseconds % 1'000'000);
+  constexpr int64_t kMicroseconds = 1'000'000;
+  if (!IsTime(time.tv_sec, time.tv_usec, kMicroseconds)) return Answer::Error(EIO);
+  const int64_t microseconds = time.tv_usec + supervisor.slept / 1000;
+  time.tv_sec += microseconds / kMicroseconds;
+  time.tv_usec = microseconds % kMicroseconds;
   const ToolMemory& memory = call.process->memory;
   if (call.number == SYS_time) {
     if (call.arguments[0] != 0 && !memory.Write(call.arguments[0], &time.tv_sec, 8)) return Answer::Error(EFAULT);

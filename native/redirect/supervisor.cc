@@ -66,7 +66,7 @@ Supervisor::Supervisor(GuestKernel* guest, Policy policy)
 RunReport Supervisor::Run(const LaunchRequest& request, std::shared_ptr<RunInterrupter> interrupter,
                           const Standstill& standstill) {
   const Clock::time_point begin = Clock::now();
-  message_fd_ = request.standard_fds[2];
+  set_message_fd(request.standard_fds[2]);
   {
     const OneCpu pinned;
     LaunchedTool tool(request, BuildFilter(policy_), std::move(interrupter));
@@ -128,7 +128,6 @@ void Supervisor::Serve(int listener) {
   if (ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, notification) != 0) return;
   const Clock::time_point begin = Clock::now();
   ++report_.notifications;
-  taken_ = 0;
   ToolCall call = {};
   call.id = notification->id;
   call.number = static_cast<uint32_t>(notification->data.nr);
@@ -159,6 +158,7 @@ bool Supervisor::IsStillWaiting(const ToolCall& call) const {
 }
 
 Answer Supervisor::Decide(ToolCall& call) {
+  taken_ = 0;
   if (call.number >= policy_.calls.size()) return Answer::Error(ENOSYS);
   call.rule = &policy_.calls[call.number];
   switch (call.rule->action) {
@@ -214,7 +214,11 @@ void Supervisor::Tidy() {
 }
 
 uint64_t Supervisor::guest_pid() {
-  if (!guest_pid_) guest_pid_ = static_cast<uint64_t>(Ask(SYS_getpid));
+  constexpr int64_t kMost = 1 << 22;  // PID_MAX_LIMIT, include/linux/threads.h
+  if (!guest_pid_) {
+    const int64_t pid = Ask(SYS_getpid);
+    guest_pid_ = pid > 0 && pid <= kMost ? static_cast<uint64_t>(pid) : 1;
+  }
   return *guest_pid_;
 }
 
@@ -255,9 +259,11 @@ int64_t Supervisor::Ask(uint32_t number, uint64_t a, uint64_t b, uint64_t c, uin
     // What a file system waits for is its disk; a socket or pipe would wait for somebody who does not run.
     const bool is_file = number == SYS_read || number == SYS_pread64 || number == SYS_openat || number == SYS_getdents64;
     if (is_file) Say(std::string(name) + " needs the guest's disk: what it asks for is not in the guest's memory");
-    return is_file ? -EIO : answer.value == -EINTR ? -EAGAIN : answer.value;
+    if (is_file || answer.value < -4095) return -EIO;
+    return answer.value == -EINTR ? -EAGAIN : answer.value;
   }
-  return answer.value;
+  // Neither a result nor an error.
+  return answer.value < -4095 ? -EIO : answer.value;
 }
 
 Answer Supervisor::Refuse(const ToolCall& call, const std::string& why) {

@@ -90,6 +90,11 @@ class Supervisor {
   RunReport Run(const LaunchRequest& request, std::shared_ptr<RunInterrupter> interrupter,
                 const Standstill& standstill);
 
+  /// Answers a call of a process that is known.
+  Answer Decide(ToolCall& call);
+  /// Where lines about what was refused go; Run sets it.
+  void set_message_fd(int fd) { message_fd_ = fd; }
+
   const Policy& policy() const { return policy_; }
   ToolProcesses& processes() { return processes_; }
   GuestFiles& files() { return files_; }
@@ -159,7 +164,6 @@ class Supervisor {
   void Loop(LaunchedTool* tool, const Standstill& standstill);
   void Release(const Standstill& standstill);
   void Serve(int listener);
-  Answer Decide(ToolCall& call);
   void Send(int listener, const ToolCall& call, const Answer& answer);
   bool MeetsCondition(const ToolCall& call) const;
   bool IsStillWaiting(const ToolCall& call) const;
