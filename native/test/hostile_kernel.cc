@@ -76,9 +76,13 @@ void HostileKernel::Scribble(const uint64_t (&arguments)[6]) {
     const uint64_t place = arguments[random_->Below(6)] - kAddress;
     if (random_->Chance(70) && place < size_) at = place + random_->Below(96);
     at &= ~uint64_t{random_->Chance(50) ? 7u : 3u};
-    const uint64_t word = Extreme();
     const uint64_t width = random_->Chance(50) ? 8 : 4;
-    if (at + width <= size_) std::memcpy(memory_.get() + at, &word, width);
+    if (at + width > size_) continue;
+    // A length that is a little too long is the worst.
+    uint64_t word = 0;
+    std::memcpy(&word, memory_.get() + at, width);
+    word = random_->Chance(50) ? Extreme() : word + random_->Below(64);
+    std::memcpy(memory_.get() + at, &word, width);
   }
 }
 
