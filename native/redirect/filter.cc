@@ -2,6 +2,7 @@
 
 #include <linux/audit.h>
 #include <linux/seccomp.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
@@ -69,6 +70,12 @@ std::vector<sock_filter> BuildFilter(const Policy& policy) {
       Jump(BPF_JEQ, SYS_mmap, 0, 4),
       Load(offsetof(seccomp_data, args[3])),
       Jump(BPF_JSET, MAP_ANONYMOUS, 0, 1),
+      Return(SECCOMP_RET_ALLOW),
+      Return(SECCOMP_RET_USER_NOTIF),
+      // rt_sigaction(signal, ...)
+      Jump(BPF_JEQ, SYS_rt_sigaction, 0, 4),
+      Load(offsetof(seccomp_data, args[0])),
+      Jump(BPF_JEQ, SIGCHLD, 1, 0),
       Return(SECCOMP_RET_ALLOW),
       Return(SECCOMP_RET_USER_NOTIF),
       Jump(BPF_JGE, kX32Bit, 0, 1),

@@ -145,6 +145,17 @@ Answer HandleCreate(Supervisor& supervisor, ToolCall& call) {
   return Open(supervisor, call, {kHere, call.arguments[0], O_CREAT | O_WRONLY | O_TRUNC, call.arguments[1], 0});
 }
 
+namespace {
+
+/// Of a file that the user has redirected the tool to only the number is told, as of a pipe: the name is the host's.
+ssize_t HideHostName(int process, const char* link, char* target, ssize_t length) {
+  struct stat status = {};
+  if (fstatat(process, link, &status, 0) == 0 && !S_ISREG(status.st_mode) && !S_ISDIR(status.st_mode)) return length;
+  return std::sprintf(target, "host:[%llu]", static_cast<unsigned long long>(status.st_ino));
+}
+
+}  // namespace
+
 /// What leads to the tool's own files and program is known here only.
 Answer HandleReadLink(Supervisor& supervisor, ToolCall& call) {
   const bool has_folder = call.number == SYS_readlinkat;
@@ -160,8 +171,9 @@ Answer HandleReadLink(Supervisor& supervisor, ToolCall& call) {
       char link[32] = "exe";
       if (is_own_fd) std::snprintf(link, sizeof link, "fd/%d", named);
       char target[4096];
-      const ssize_t got = readlinkat(call.process->folder, link, target, sizeof target);
+      ssize_t got = readlinkat(call.process->folder, link, target, sizeof target);
       if (got < 0) return Answer::Error(errno);
+      if (is_own_fd) got = HideHostName(call.process->folder, link, target, got);
       const size_t wanted = std::min<size_t>(static_cast<size_t>(got), rest[2]);
       if (!call.process->memory.Write(rest[1], target, wanted)) return Answer::Error(EFAULT);
       return Answer::Value(static_cast<int64_t>(wanted));

@@ -31,7 +31,7 @@ int CheckProgram(Supervisor& supervisor, ToolCall& call, const char* path) {
   const bool known = fstat(fd, &status) == 0;
   const ssize_t length = known && S_ISREG(status.st_mode) ? pread(fd, head, sizeof head, 0) : -1;
   close(fd);
-  if (!known || !S_ISREG(status.st_mode)) return EACCES;
+  if (!known || !S_ISREG(status.st_mode) || faccessat(AT_FDCWD, path, X_OK, AT_EACCESS) != 0) return EACCES;
   const bool changes_user = (status.st_mode & S_ISUID) != 0 && status.st_uid != geteuid();
   const bool changes_group = (status.st_mode & S_ISGID) != 0 && status.st_gid != getegid();
   if (changes_user || changes_group) {
@@ -94,6 +94,24 @@ Answer HandleClone(Supervisor& supervisor, ToolCall& call) {
       return Answer::Error(EAGAIN);
     }
     supervisor.files().NoteSharing();
+  }
+  return Answer::Continue();
+}
+
+/// rt_sigaction for SIGCHLD (the filter lets all others pass). Any signal ends a call that waits to be taken up, also
+/// one like fork that a kernel never breaks off: with SA_RESTART the call is made again. A child's end is the signal
+/// that comes while its parent works; calls that wait for it (sigsuspend, poll) are not restarted.
+Answer HandleSignalAction(Supervisor&, ToolCall& call) {
+  struct {  // struct sigaction of the kernel, include/linux/signal_types.h
+    uint64_t handler, flags, restorer, mask;
+  } action;
+  const ToolMemory& memory = call.process->memory;
+  if (call.arguments[1] == 0 || !memory.ReadValue(call.arguments[1], &action)) return Answer::Continue();
+  const bool is_caught = action.handler != reinterpret_cast<uint64_t>(SIG_DFL) &&
+                         action.handler != reinterpret_cast<uint64_t>(SIG_IGN);
+  if (is_caught && (action.flags & SA_RESTART) == 0) {
+    action.flags |= SA_RESTART;
+    if (!memory.Write(call.arguments[1], &action, sizeof action)) return Answer::Error(EFAULT);
   }
   return Answer::Continue();
 }

@@ -26,6 +26,7 @@ constexpr Entry kHandlers[] = {
     {"control-device", HandleControlDevice},
     {"execute", HandleExecute},
     {"clone", HandleClone},
+    {"signal-action", HandleSignalAction},
     {"kill", HandleKill},
     {"thread-id", HandleThreadId},
     {"process-control", HandleProcessControl},

@@ -25,6 +25,7 @@ Answer HandleControlDevice(Supervisor& supervisor, ToolCall& call);
 // handle_processes.cc
 Answer HandleExecute(Supervisor& supervisor, ToolCall& call);
 Answer HandleClone(Supervisor& supervisor, ToolCall& call);
+Answer HandleSignalAction(Supervisor& supervisor, ToolCall& call);
 Answer HandleKill(Supervisor& supervisor, ToolCall& call);
 Answer HandleThreadId(Supervisor& supervisor, ToolCall& call);
 Answer HandleProcessControl(Supervisor& supervisor, ToolCall& call);

@@ -29,6 +29,7 @@ interface LabArguments extends CommonArguments {
   ram: LabSpec['ram'];
   disk: string;
   emulator: LabSpec['emulator'];
+  clock: string;
   accelerator: LabSpec['accelerator'];
   machine: LabSpec['machine'];
 }
@@ -42,7 +43,7 @@ const choice = (choices: readonly string[], fallback: string, describe: string):
   requiresArg: true,
   describe,
 });
-const { kernel, vcpus, cpu, memoryMiB, load, ram, diskMiB, emulator, accelerator, machine } = DEFAULT_SPEC;
+const { kernel, vcpus, cpu, memoryMiB, load, ram, diskMiB, emulator, clock, accelerator, machine } = DEFAULT_SPEC;
 
 export const lab: Command<LabArguments> = {
   positionals: {
@@ -63,6 +64,7 @@ export const lab: Command<LabArguments> = {
     ram: choice(LAB_RAM_KINDS, ram, 'what backs its RAM'),
     disk: { type: 'string', default: String(diskMiB), requiresArg: true, describe: 'MiB of a disk mounted on /data' },
     emulator: choice(['system', 'qemu10'], emulator, 'which QEMU'),
+    clock: { type: 'string', default: clock, requiresArg: true, describe: 'its time at the start, as 2033-06-15T12:00:00' },
     accelerator: choice(['tcg', 'kvm'], accelerator, 'how it runs'),
     machine: choice(LAB_MACHINES, machine, "QEMU's machine type"),
   },
@@ -134,6 +136,7 @@ function specOf(args: LabArguments): LabSpec {
     growMiB: DEFAULT_SPEC.growMiB,
     diskMiB: wholeNumber('disk', args.disk, LARGEST_MIB, 0),
     emulator: args.emulator,
+    clock: args.clock,
     accelerator: args.accelerator,
     machine: args.machine,
   };

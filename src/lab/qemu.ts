@@ -53,6 +53,7 @@ export async function qemuCommand(spec: LabSpec, kernel: LabKernel, files: Guest
       ...['-nodefaults', '-no-user-config', '-no-reboot', '-display', 'none'],
       ...['-accel', spec.accelerator, '-cpu', cpuModel(spec, major), '-smp', String(spec.vcpus)],
       ...['-m', memorySize(spec), ...memoryBackends(spec, files)],
+      ...(spec.clock === 'utc' ? [] : ['-rtc', `base=${spec.clock}`]),
       ...['-kernel', kernel.image, '-initrd', files.initrd, '-append', kernelCommandLine(spec)],
       ...['-serial', `file:${files.kernelLog}`],
       ...['-chardev', `socket,id=console,path=${files.console},server=on,wait=off`, ...secondSerialPort(spec)],

@@ -7,6 +7,7 @@ export const LAB_RAM_KINDS = ['memfd', 'file', 'private', 'hugetlb', 'mixed'] as
 const EMULATORS = ['system', 'qemu10'] as const;
 const ACCELERATORS = ['tcg', 'kvm'] as const;
 export const LAB_MACHINES = ['pc', 'q35', 'microvm'] as const;
+const CLOCK = /^(?:utc|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)$/;
 const MEMORY_MIN = 128;
 const MEMORY_MAX = 16384;
 
@@ -35,6 +36,8 @@ export interface LabSpec {
   /** The distribution's QEMU, or QEMU 10 beside it. */
   emulator: (typeof EMULATORS)[number];
   accelerator: (typeof ACCELERATORS)[number];
+  /** What the guest's hardware clock shows when it starts, as 2033-06-15T12:00:00; `utc` for the host's time. */
+  clock: string;
   /** QEMU's machine type; `microvm` has no PCI, and with `tcg` one processor and no disk. */
   machine: (typeof LAB_MACHINES)[number];
 }
@@ -51,6 +54,7 @@ export const DEFAULT_SPEC: Readonly<LabSpec> = {
   growMiB: 0,
   diskMiB: 0,
   emulator: 'system',
+  clock: 'utc',
   accelerator: 'tcg',
   machine: 'pc',
 };
@@ -67,6 +71,7 @@ export function completeSpec(wanted: Partial<LabSpec> = {}): LabSpec {
   requireOneOf('accelerator', spec.accelerator, ACCELERATORS);
   requireOneOf('machine', spec.machine, LAB_MACHINES);
   if (spec.machine === 'microvm' && spec.accelerator === 'tcg') requireEmulatedMicrovm(spec);
+  if (!CLOCK.test(spec.clock)) throw new PenumbraError('BAD_ARGUMENT', `lab guest: ${spec.clock} is no time for a clock`);
   requireRange('memoryMiB', spec.memoryMiB, MEMORY_MIN, MEMORY_MAX);
   requireRange('growMiB', spec.growMiB, 0, MEMORY_MAX);
   requireRange('diskMiB', spec.diskMiB, 0, MEMORY_MAX);

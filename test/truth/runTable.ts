@@ -1,14 +1,42 @@
 /** Command lines that a redirected tool must answer as the same binary does inside the guest. */
 
+/** Why what is printed may differ. */
+export interface Difference {
+  why: string;
+  /** Takes away from either side what `why` speaks of: the rest must be the same. */
+  rest: (printed: string) => string;
+}
+
 export interface ToolCase {
   command: string;
-  /** why what is printed may differ, where it may */
-  differs?: string;
+  /** what is printed is the same to the byte unless given */
+  differs?: Difference;
 }
 
 const same = (...commands: string[]): ToolCase[] => commands.map((command) => ({ command }));
-const differing = (differs: string, ...commands: string[]): ToolCase[] =>
-  commands.map((command) => ({ command, differs }));
+const differing = (why: string, rest: Difference['rest'], ...commands: string[]): ToolCase[] =>
+  commands.map((command) => ({ command, differs: { why, rest } }));
+
+/** Of columns by number, those that are not in `left`. */
+const withoutColumns = (line: string, ...left: number[]): string =>
+  line
+    .trim()
+    .split(/\s+/)
+    .filter((_, index) => !left.includes(index))
+    .join(' ');
+
+/** Kernel threads that work off queues come and go. */
+const withoutLines = (printed: string, ...unwanted: RegExp[]): string[] =>
+  printed.split('\n').filter((line) => ![/kworker\//, ...unwanted].some((pattern) => pattern.test(line)));
+
+const withoutNumbers = (printed: string): string => printed.replace(/\d+(?:\.\d+)?/g, 'N').replace(/ +/g, ' ');
+
+/** Of Python's library nothing but what it starts with (`pythonFiles` in run.test.ts), and nothing is written. */
+const PYTHON = '-I -S -B -c';
+
+const COUNTERS = 'counters run on';
+const OWN_FILES = 'the files of the tool are those of the borrowed task';
+const OWN_PROCESS = 'its own process is in the list inside the guest, and processor time runs on';
 
 export const toolCases: readonly ToolCase[] = [
   ...same(
@@ -149,24 +177,143 @@ export const toolCases: readonly ToolCase[] = [
     'chrt -p 1',
     'ionice -p 1',
     'prlimit -p 1 --nofile -o RESOURCE,SOFT,HARD',
+    'ss -xan',
+    'netstat -xan',
+    'ss -s',
+    'ip -s link',
+    'ip maddr',
+    'ip -6 addr',
+    'ip netns',
+    'ipmaddr',
+    'iptunnel show',
+    'nstat -as',
+    'bridge link',
+    'tc qdisc',
+    'fuser -v /srv/tree/binary',
+    'fuser 7001/tcp',
+    'pmap 1',
+    'pwdx 1',
+    'who -a',
+    'users',
+    'pinky -f',
+    'last',
+    'hostid',
+    'lsblk -a',
+    'lsmem',
+    'lsirq -n -o IRQ,NAME',
+    'lslocks -n',
+    'lsipc -g --noheadings -o RESOURCE,LIMIT',
+    'lsns -n -o NS,TYPE',
+    'blkid -p /dev/null; true',
+    'losetup -a',
+    'swapon -s',
+    'zramctl',
+    'fincore -n -b -o SIZE,FILE /srv/tree/numbers',
+    'wdctl -n; true',
+    'slabtop -o -s n | head -1 | cut -c1-10',
+    'uclampset -p 1; true',
+    'numfmt --to=iec 123456789',
+    'factor 360360',
+    'tsort /etc/hosts; true',
+    'tee < /etc/group',
+    'yes | head -2',
+    'ptx -f /etc/hosts',
+    'dircolors -b /etc/hosts; true',
+    'pathchk /etc/passwd /srv/nowhere',
+    'dd if=/etc/passwd bs=7 skip=2 count=3 status=none',
+    'strings -n 6 /etc/group',
+    'gzip -c /etc/passwd | gzip -d',
+    'bzip2 -c /etc/passwd | bzip2 -d',
+    'xz -c /etc/passwd | xz -d',
+    'find /srv/tree/deep | cpio -o --quiet | cpio -t --quiet',
+    'echo "2^100" | bc',
+    'lsattr -d /srv; true',
+    'getcap -r /srv/tree; true',
+    'col < /etc/hosts',
+    'ul /etc/hosts',
+    'expr 6 \\* 7',
+    'printf "%05d %s\\n" 42 there',
+    'nice cat /proc/1/comm',
+    'stdbuf -oL cat /etc/hosts',
+    'nohup cat /etc/hosts',
+    'xxd /etc/hosts',
+    'getopt -o ab: -- -a -b c d',
+    'whereis -b passwd',
+    'which sh',
+    'iconv -f utf-8 -t ucs-4be /etc/hosts | od -c',
+    'zdump UTC | cut -d" " -f1',
+    'hd /etc/hosts',
+    'bash -c "shopt -s globstar; echo /srv/tree/deep/**; echo \\$HOSTNAME \\$UID \\$OSTYPE"',
+    'bash -c "diff <(sort /etc/group) <(sort -r /etc/group); true"',
+    'bash -c "while IFS=: read -r name _ id _; do echo \\$name=\\$id; done < /etc/passwd"',
+    "perl -e 'opendir D, \"/srv/tree\"; print map { \"$_ \" . (-s \"/srv/tree/$_\") . \"\\n\" } sort readdir D'",
+    "perl -e 'print join(\" \", (getpwnam \"bob\")[0, 2, 3, 7]), \"\\n\"'",
+    `/usr/bin/python3 ${PYTHON} 'import os; print(os.uname(), os.getcwd(), os.cpu_count(), os.getloadavg() != ())'`,
+    `/usr/bin/python3 ${PYTHON} 'import os; print([(e.name, e.is_dir(), e.stat().st_size) for e in os.scandir("/srv/tree")])'`,
+    `/usr/bin/python3 ${PYTHON} 'import os; print([(b, sorted(d), len(f)) for b, d, f in os.walk("/srv")])'`,
+    `/usr/bin/python3 ${PYTHON} 'import os; print(os.statvfs("/srv"), os.readlink("/srv/tree/link"), os.access("/etc", os.W_OK))'`,
+    `/usr/bin/python3 ${PYTHON} 'print(open("/etc/nowhere"))' 2> /dev/null`,
+    'find /srv/tree/deep -type f -exec head -c 6 {} \\;',
+    'find /srv/tree -type d -print0 | xargs -0 -n 1 basename',
+    'find /etc -name "*s*" | xargs -I{} sh -c "echo {}; wc -c < {}"',
+    'nosuchprogram',
+    '/etc/passwd',
+'sleep 1000 & kill -9 $!; wait $!; echo $?',
+    'sleep 1000 & kill $!; wait $!',
+    '/usr/bin/nosuchprogram; echo $?',
+    'false | true; echo $?; true | false',
+    'sh -c "exit 300"',
   ),
-  ...differing('its own process is in the list inside the guest', 'ps -ef', 'ps aux', 'pstree', 'lsof -n', 'top -bn1'),
   ...differing(
-    'counters run on',
-    'cat /proc/stat',
-    'free',
-    'uptime',
-    'vmstat',
-    'cat /proc/meminfo',
-    'cat /proc/uptime',
+    OWN_PROCESS,
+    (printed) => withoutLines(printed, /sh -c ps/, / ps -ef/).map((line) => withoutColumns(line, 3, 6)).join('\n'),
+    'ps -ef',
   ),
-  ...differing('read again meanwhile: another time of access', 'stat /etc/passwd'),
-  ...differing('the borrowed task is /proc/self', 'ls -l /proc/self/fd', 'cat /proc/self/status'),
+  ...differing(
+    OWN_PROCESS,
+    (printed) =>
+      withoutLines(printed, /sh -c ps/, / ps aux/).map((line) => withoutColumns(line, 2, 3, 5, 7, 9)).join('\n'),
+    'ps aux',
+  ),
+  ...differing(OWN_PROCESS, (printed) => printed.replace('---sh---pstree', ''), 'pstree'),
+  ...differing(
+    `${OWN_PROCESS}; ${OWN_FILES}`,
+    (printed) => withoutLines(printed, /^(?:sh|lsof) /, /\b5\d\d[a-z] /).map((line) => withoutColumns(line)).join('\n'),
+    'lsof -n',
+  ),
+  ...differing(
+    OWN_FILES,
+    (printed) => withoutLines(printed, /^5\d\d /).map((line) => withoutColumns(line)).join('\n'),
+    'lsfd -p 1 -n -o FD,MODE,NAME',
+  ),
+  ...differing(COUNTERS, withoutNumbers, 'cat /proc/stat', 'free', 'uptime', 'vmstat', 'w', 'prtstat 1'),
+  ...differing(COUNTERS, withoutNumbers, 'cat /proc/meminfo', 'cat /proc/uptime'),
+  ...differing(
+    'read again meanwhile: another time of access',
+    (printed) => printed.replace(/^Access: \d.*$/m, ''),
+    'stat /etc/passwd',
+  ),
+  ...differing(
+    'the borrowed task is /proc/self: fields of another process',
+    (printed) => printed.replace(/:.*/g, ''),
+    'cat /proc/self/status',
+  ),
 ];
 
-/** Programs that the command lines use. */
-export const toolPrograms: readonly string[] = [
+/** Names of the programs that a command line starts, as far as they can be told by their place in it. */
+export function programsOf(command: string): string[] {
+  const prefix = String.raw`exec|do|xargs(?: -\S+| \d+)*|nice|nohup|stdbuf -oL|timeout \d+`;
+  const place = new RegExp(String.raw`(?:^|[|;&(]|\b(?:${prefix}) ) *(?:/usr/bin/)?([\w[][\w.-]*)`, 'g');
+  return [...command.matchAll(place)].flatMap(([whole, name]) => [
+    name as string,
+    ...(whole.includes(' ') ? programsOf(whole.replace(/^\W+/, '').split(' ')[0] as string) : []),
+  ]);
+}
+
+/** Whatever could be a program in the command lines: what the guest needs to run them itself. */
+export const programNames: readonly string[] = [
   ...new Set(toolCases.flatMap(({ command }) => [...command.matchAll(/[a-z][a-z0-9]+/g)].map(([word]) => word))),
   'sh',
+  'w',
   '[',
 ];
