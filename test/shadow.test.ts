@@ -106,7 +106,7 @@ t.test('batches', async (t) => {
   await t.test('malformed ones are refused', async (t) => {
     const header = (...words: number[]) => Buffer.from(Uint32Array.from(words).buffer);
     const one = encodeBatch([
-      { nr: 0, args: [{ kind: 1, bytes: Buffer.alloc(8), fixups: [{ offset: 0, target: 8 }] }] },
+      { nr: 0, args: [{ kind: 1, bytes: Buffer.alloc(16), fixups: [{ offset: 0, target: 8 }] }] },
     ]);
     const changed = (at: number, word: number) => {
       const bytes = Buffer.from(one);
@@ -123,13 +123,13 @@ t.test('batches', async (t) => {
       'arguments beyond the last': changed(step + 16, 1),
       'arguments that wrap around': changed(step + 16, 0xffffffff),
       'an unknown kind': changed(argument, 5),
-      'contents beyond the end': changed(argument + 8, 9),
+      'contents beyond the end': changed(argument + 8, 17),
       'contents that wrap around': changed(argument + 12, 0xfffffff8),
       'a result of the step itself': changed(argument, NativeArgumentKind.result),
       'fixups beyond the last': changed(argument + 28, 2),
-      'a fixup over the end': changed(fixup, 1),
+      'a fixup over the end': changed(fixup, 9),
       'a fixup that wraps around': changed(fixup, 0xfffffffc),
-      'a target beyond the end': changed(fixup + 4, 9),
+      'a target beyond the end': changed(fixup + 4, 17),
       'the end cut off': one.subarray(0, one.length - 1),
     };
     t.ok(await isAccepted(guest, one));
@@ -338,7 +338,7 @@ t.test('one paused guest, and every way in which a call can end', async (t) => {
 
   await t.test('arguments that are too large for a shadow', async (t) => {
     await using shadow = await guest.shadow();
-    await t.rejects(shadow.batch([{ nr: 0, args: [value(0), out(2 << 20)] }]), {
+    await t.rejects(shadow.batch([{ nr: 0, args: [value(0), out(16 << 20)] }]), {
       code: 'BAD_ARGUMENT',
       message: /do not fit/,
     });
