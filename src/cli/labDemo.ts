@@ -59,6 +59,7 @@ async function lookInto(lab: LabGuest, output: Output, signal: AbortSignal): Pro
     directory: false,
   });
   await scene('cat /etc/os-release', cat, { path: '/etc/os-release' });
+  await playTool(guest, ['sh', '-c', 'hostname; head -1 /proc/meminfo; ls -l /proc/1/exe'], output);
   await output.write('\nThe guest was running all the while but for these moments, and nothing was written to it.\n');
 }
 
@@ -77,6 +78,14 @@ async function play<Arguments, Answer>(
   const stood = milliseconds(guest.counts.totalStandstill - standstill);
   const heading = `\n$ penumbra ${line}     [${took}; the guest stood still for ${stood}]\n`;
   return Buffer.concat([Buffer.from(heading), Buffer.from(command.text(answer, args))]);
+}
+
+/** Runs programs of this host; they write to our standard output themselves. */
+async function playTool(guest: Guest, words: string[], output: Output): Promise<void> {
+  const shown = words.map((word) => (/^[\w-]+$/.test(word) ? word : `'${word}'`)).join(' ');
+  await output.write(`\n$ penumbra run -- ${shown}     [this host's own programs]\n`);
+  const { milliseconds: took, guestCalls } = await guest.run(words, { fds: [0, 1, 2] });
+  await output.write(`[${milliseconds(took.total)}; the guest's kernel answered ${guestCalls} system calls]\n`);
 }
 
 function milliseconds(value: number): string {
