@@ -3,7 +3,7 @@
  *
  * Produces every number that README.md and SPECIFICATION.md state. Ratios are of things measured in the same run.
  * With --nested it runs in the nested lab, against a guest under KVM (test/lab/nested). Suites: load, syscalls, session,
- * recognition, commands, memory, redirect.
+ * recognition, commands, memory, redirect, attachments.
  */
 import { writeFile } from 'node:fs/promises';
 import { cpus } from 'node:os';
@@ -13,6 +13,7 @@ import { LAB_KERNELS, LabGuest, type LabSpec } from '../src/lab/index.js';
 import { benchInL1 } from './nested.js';
 import { probeFile } from './probe.js';
 import { Report } from './report.js';
+import { measureAttachments } from './suites/attachments.js';
 import { measureRecognition } from './suites/kernel.js';
 import { measureLoad } from './suites/load.js';
 import { measureMemory } from './suites/memory.js';
@@ -30,6 +31,9 @@ const { values } = parseArgs({
     nested: { type: 'boolean', default: false },
   },
 });
+/** Attached at a time. */
+const GUESTS = 20;
+
 const kernel = LAB_KERNELS.find((name) => name === values.kernel);
 const accelerator = values.accelerator === 'kvm' ? 'kvm' : 'tcg';
 const rounds = Number(values.rounds ?? (values.nested ? 20 : 100));
@@ -68,5 +72,6 @@ async function bench(kernel: LabSpec['kernel']): Promise<void> {
   if (isWanted('commands')) await measureCommands(lab, report, accelerator === 'tcg' ? rounds : 3);
   if (isWanted('memory') && accelerator === 'tcg') await measureMemory(kernel, report, rounds);
   if (isWanted('redirect')) await measureRedirection({ kernel, accelerator }, report, rounds);
+  if (isWanted('attachments') && accelerator === 'tcg') await measureAttachments(kernel, report, GUESTS);
   if (values.json !== undefined) await writeFile(values.json, `${JSON.stringify(report.rows, undefined, 2)}\n`);
 }

@@ -10,6 +10,7 @@ export async function measureLoad(guest: Guest, report: Report, rounds: number):
   const getpid = new StepList();
   getpid.add('getpid');
   const bare = await repeat(rounds, () => guest.measureStop());
+  const byStub = await repeat(rounds, () => guest.measureStop(false));
   const small = await shadows(guest, rounds, getpid.steps);
   report.add('bare stop', 'ms', summarise(bare.map(({ stop }) => stop)));
   report.add('bare stop + registers', 'ms', summarise(bare.map(({ stop, registers }) => stop + registers)));
@@ -24,6 +25,12 @@ export async function measureLoad(guest: Guest, report: Report, rounds: number):
   report.add('own share: context and engine', 'ms', summarise(small.map(({ load }) => load)));
   report.add('own share, both', 'ms', summarise(small.map(({ refresh, load }) => refresh + load)), 0.05);
   const reading = summarise(bare.map(({ stop, registers }) => stop + registers));
+  const { stopWay } = await guest.info();
+  if (stopWay !== 'gdbstub') {
+    const asked = summarise(byStub.map(({ stop, registers }) => stop + registers));
+    report.add('bare stop + registers by the gdbstub', 'ms', asked);
+    report.ratio(`bare stop + registers: ${stopWay} / gdbstub`, reading, asked, 1 / 3);
+  }
   report.ratio('stop -> loaded / bare stop + registers', summarise(whole), reading);
 }
 

@@ -17,20 +17,23 @@ export interface Holdings {
 export interface Rounds {
   rounds: number;
   retries: number;
-  /** after a tenth of the rounds, and at the end */
+  /** after the first 100 rounds, or half of them where there are fewer, and at the end */
   early: Holdings;
   late: Holdings;
 }
 
+/** Until then memory that is going to be kept, and machine code of JavaScript, are still being made. */
+const SETTLED = 100;
 /** JavaScript's heap, and what the C library keeps, differ by so much between two looks. */
 const MOST_NOISE_KIB = 4096;
 
-/** What grew in the rounds after the first tenth of them. */
-export function growth({ early, late }: Rounds): Partial<Holdings> {
+/** What grew after the first rounds; resident memory counts only where those were enough for it to settle. */
+export function growth({ rounds, early, late }: Rounds): Partial<Holdings> {
+  const isSettled = rounds >= 2 * SETTLED;
   return {
     ...(late.descriptors > early.descriptors && { descriptors: late.descriptors - early.descriptors }),
     ...(late.mappings > early.mappings && { mappings: late.mappings - early.mappings }),
-    ...(late.residentKiB > early.residentKiB + MOST_NOISE_KIB && { residentKiB: late.residentKiB - early.residentKiB }),
+    ...(isSettled && late.residentKiB > early.residentKiB + MOST_NOISE_KIB && { residentKiB: late.residentKiB - early.residentKiB }),
   };
 }
 
@@ -38,7 +41,7 @@ export function growth({ early, late }: Rounds): Partial<Holdings> {
 export async function manyRounds(guest: Guest, rounds: number): Promise<Rounds> {
   let early: Holdings | undefined;
   for (let round = 0; round < rounds; round += 1) {
-    if (round === Math.ceil(rounds / 10)) early = holdings();
+    if (round === Math.min(SETTLED, Math.ceil(rounds / 2))) early = holdings();
     if (round % 10 === 9) await guest.processes();
     else if ((await guest.use((shadow) => shadow.syscall('getpid'))) !== 1n) throw new Error('another process answers');
     await sleep(1);

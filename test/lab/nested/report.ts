@@ -119,7 +119,7 @@ export interface StopsReport {
   stopWay: string;
   stopWayReason: string;
   registers: { compared: number; differences: string[] };
-  /** ms of a stop with registers, by held threads and by the gdbstub: medians */
+  /** ms of a stop with registers, by held threads and by the gdbstub: the least of many */
   costs: { short: number; byStub: number };
   kills: number;
   /** what the kills did to QEMU or the guest */
