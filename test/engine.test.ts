@@ -203,6 +203,28 @@ t.test('engines in a guest', async (t) => {
   });
 });
 
+t.test('a guest whose processor has what this host lacks', { skip: !hasKvm && 'no /dev/kvm' }, async (t) => {
+  const structured = 7;
+  const la57 = 1 << 16;
+  const leaf = [...leaves(addon.kvmCpuid('/dev/kvm'))].find(([number, subleaf]) => number === structured && subleaf === 0);
+  if (((leaf?.[4] ?? 0) & la57) !== 0) {
+    t.comment("this host's KVM has five levels of page tables, too");
+    return;
+  }
+  await using lab = await labGuest(t, { kernel: '6.1', cpu: 'max' });
+  const refusal = { code: 'UNSUPPORTED', message: /KVM on this host lacks what the guest's processor has: .*\bla57\b/ };
+  await t.rejects(attach({ qmp: lab.socket, engine: 'kvm' }), refusal as unknown as Error);
+  await using guest = await attach({ qmp: lab.socket });
+  const { engine, kernel } = await guest.info();
+  t.same([engine, kernel.pageTableLevels], ['unicorn', 5]);
+  t.equal(await guest.use((shadow) => shadow.syscall('getpid')), 1n);
+});
+
+/** Six words each: function, index, eax, ebx, ecx, edx. */
+function* leaves(cpuid: Uint32Array): Generator<Uint32Array> {
+  for (let at = 0; at < cpuid.length; at += 6) yield cpuid.subarray(at, at + 6);
+}
+
 t.test('a KVM that may not be opened', async (t) => {
   const path = join(temporaryFolder(t), 'kvm');
   writeFileSync(path, '', { mode: 0o400 });

@@ -1,6 +1,6 @@
 #include "process/thread_hold.h"
 
-#include <sched.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -16,9 +16,13 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr std::chrono::seconds kReleaseLimit{5};
-// A thread stops within microseconds, unless the kernel has it wait for a disk.
-constexpr std::chrono::milliseconds kPatience{2};
-constexpr timespec kPause{0, 100'000};
+// A thread that has a processor stops within microseconds, one that has to wait for ours when we sleep, and one that the
+// kernel has wait for a disk some time later.
+constexpr std::chrono::microseconds kSpin{20};
+constexpr std::chrono::milliseconds kShortPauses{5};
+constexpr timespec kShortPause{0, 10'000};
+constexpr timespec kLongPause{0, 500'000};
+constexpr unsigned long kTimerSlackNs = 1000;
 
 // The event of PTRACE_INTERRUPT and of a group stop, in a wait(2) status (ptrace(2), "PTRACE_EVENT stops").
 int EventOf(int status) { return status >> 16; }
@@ -54,24 +58,22 @@ void ThreadHold::Order(Thread& thread) {
 }
 
 void ThreadHold::Await(TimePoint deadline) {
+  // Of this thread; by default every sleep takes 50 us more than it should.
+  prctl(PR_SET_TIMERSLACK, kTimerSlackNs, 0, 0, 0);
   for (Thread& thread : threads_) {
     if (!AwaitOne(thread, deadline)) throw Error("TIMEOUT", "a thread of the hypervisor does not stop");
     if (thread.state == State::kFree) throw Error("GUEST_GONE", "a thread of the hypervisor ended");
   }
 }
 
-// False when it still runs at the deadline. Does not block, for want of a wait(2) with a time limit; where there is one
-// processor only, it is the thread itself that yielding lets run.
+// False when it still runs at the deadline. Looks again and again for want of a wait(2) with a time limit. Giving way
+// (sched_yield) would not do: a thread that has slept a lot is let run before others all the same.
 bool ThreadHold::AwaitOne(Thread& thread, TimePoint deadline) {
-  const TimePoint patience = Clock::now() + kPatience;
+  const TimePoint begin = Clock::now();
   while (thread.state == State::kOrdered && !Look(thread)) {
     const TimePoint now = Clock::now();
     if (now >= deadline) return false;
-    if (now < patience) {
-      sched_yield();
-    } else {
-      nanosleep(&kPause, nullptr);
-    }
+    if (now >= begin + kSpin) nanosleep(now < begin + kShortPauses ? &kShortPause : &kLongPause, nullptr);
   }
   return true;
 }

@@ -1,7 +1,7 @@
 /** Guests that others run: as other users, in namespaces of their own; and many of them at a time. */
 import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
-import { chownSync, existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { chownSync, existsSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -45,6 +45,10 @@ t.test("another user's guest", needsRoot, async (t) => {
       const own = await shell(`${AS_NOBODY.join(' ')} ${process.execPath} ${penumbra} ps --qmp ${lab.socket}`);
       if (yamaScope() === 0) t.match(own, { status: 0, stdout: /\n/ });
       else if (ram === 'private') t.match(own, { status: 1, stderr: /CAP_SYS_PTRACE, or, as QEMU's user, set kernel\.yama/ });
+      if (kvmIsClosed()) {
+        const fast = await shell(`${AS_NOBODY.join(' ')} ${process.execPath} ${penumbra} uname --engine kvm --qmp ${lab.socket}`);
+        t.match(fast, { status: 1, stderr: /^penumbra: PERMISSION: cannot open \/dev\/kvm \(the group kvm may, normally\)/ });
+      }
       // And another has none.
       const other = `setpriv --reuid=1 --regid=1 --clear-groups ${process.execPath} ${penumbra} ps --qmp ${lab.socket}`;
       execFileSync('chmod', ['755', folder]);
@@ -53,6 +57,11 @@ t.test("another user's guest", needsRoot, async (t) => {
     });
   }
 });
+
+/** Whether there is a KVM that not everybody may use. */
+function kvmIsClosed(): boolean {
+  return existsSync('/dev/kvm') && (statSync('/dev/kvm').mode & 0o6) !== 0o6;
+}
 
 /** Documentation/admin-guide/LSM/Yama.rst; 0 also where the kernel has no Yama. */
 function yamaScope(): number {

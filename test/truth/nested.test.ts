@@ -74,6 +74,7 @@ function checkStops(t: Test, request: StopsRequest, report: StopsReport): void {
   t.ok(costs.byStub >= 3 * costs.short, 'three times as fast as the gdbstub');
   t.same(wounds, [], `${report.kills} kills`);
   t.equal(kept.rounds, request.rounds);
+  t.same(report.end, ['let go', 'GUEST_GONE'], 'QEMU is killed during a stop');
   t.equal(news, '', "the guest's kernel says nothing");
   t.same(growth(kept), {}, JSON.stringify(kept));
   if (!request.benchmark) return;

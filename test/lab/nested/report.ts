@@ -129,4 +129,6 @@ export interface StopsReport {
   news: string;
   /** ms of processor time for the same work */
   work: { before: number; after: number };
+  /** when QEMU was killed during a stop: what came of the stop, and of the next one */
+  end: string[];
 }

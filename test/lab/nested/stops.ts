@@ -9,7 +9,7 @@ import { once } from 'node:events';
 import { closeSync, openSync, readdirSync, readFileSync, readSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { attach } from '../../../src/index.js';
+import { attach, type Guest, PenumbraError } from '../../../src/index.js';
 import { LabGuest } from '../../../src/lab/index.js';
 import { LiveTarget } from '../../../src/target/live.js';
 import type { VcpuState } from '../../../src/target/target.js';
@@ -45,10 +45,23 @@ async function stops({ vcpus, comparisons, kills, rounds, benchmark }: StopsRequ
     const { stopWay, stopWayReason } = await guest.info();
     const after = benchmark ? await workTime(lab) : 0;
     const news = await textOf(lab, `dmesg | tail -n +$((${said}+1))`);
-    return { vcpus, stopWay, stopWayReason, registers, costs, kills, wounds, kept, news, work: { before, after } };
+    const end = await endOf(lab, guest);
+    return { vcpus, stopWay, stopWayReason, registers, costs, kills, wounds, kept, news, work: { before, after }, end };
   } finally {
     monitor.close();
   }
+}
+
+/** Kills QEMU while its guest stands still; gives what penumbra says of that. */
+async function endOf(lab: LabGuest, guest: Guest): Promise<string[]> {
+  const failure = (error: unknown): string => (error instanceof PenumbraError ? error.code : String(error));
+  const during = await guest
+    .use(async () => {
+      process.kill(lab.pid, 'SIGKILL');
+      await sleep(200);
+    })
+    .then(() => 'let go', failure);
+  return [during, await guest.processes().then(() => 'answers', failure)];
 }
 
 async function textOf(lab: LabGuest, command: string): Promise<string> {
