@@ -142,7 +142,10 @@ export class LiveTarget implements AsyncDisposable {
   async stopWay(): Promise<{ way: 'gdbstub' | 'kvm_run'; reason: string }> {
     const { holds, refusal } = await this.native.stopWay();
     if (!holds) return { way: 'gdbstub', reason: this.#noVcpus ?? refusal };
-    return { way: 'kvm_run', reason: "KVM leaves the registers in memory shared with QEMU, whose vCPU threads are held" };
+    return {
+      way: 'kvm_run',
+      reason: 'KVM leaves the registers in memory shared with QEMU, whose vCPU threads are held',
+    };
   }
 
   /** QEMU's run state as it was found, and as it is left. */

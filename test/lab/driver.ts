@@ -10,11 +10,7 @@ const HASH_CHUNK = 4 << 20;
  * Boots a guest for a test: `await using guest = await labGuest(t, { kernel: '6.1', load: 'forks' })`. It ends with
  * its scope, at the latest with the test; when the test failed, what the guest printed last becomes a comment.
  */
-export async function labGuest(
-  t: Test,
-  spec: Partial<LabSpec> = {},
-  options: StartOptions = {},
-): Promise<TestGuest> {
+export async function labGuest(t: Test, spec: Partial<LabSpec> = {}, options: StartOptions = {}): Promise<TestGuest> {
   const guest = new TestGuest(await LabGuest.start(spec, options), t);
   t.teardown(() => guest.stop());
   return guest;

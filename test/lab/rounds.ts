@@ -33,7 +33,8 @@ export function growth({ rounds, early, late }: Rounds): Partial<Holdings> {
   return {
     ...(late.descriptors > early.descriptors && { descriptors: late.descriptors - early.descriptors }),
     ...(late.mappings > early.mappings && { mappings: late.mappings - early.mappings }),
-    ...(isSettled && late.residentKiB > early.residentKiB + MOST_NOISE_KIB && { residentKiB: late.residentKiB - early.residentKiB }),
+    ...(isSettled &&
+      late.residentKiB > early.residentKiB + MOST_NOISE_KIB && { residentKiB: late.residentKiB - early.residentKiB }),
   };
 }
 

@@ -9,7 +9,7 @@ import t, { type Test } from 'tap';
 import { attach, type Guest, listGuests } from '../../src/index.js';
 import type { LabSpec } from '../../src/lab/index.js';
 import { cli, penumbra, shell } from '../lab/commandLine.js';
-import { labGuest, TestGuest } from '../lab/driver.js';
+import { labGuest, type TestGuest } from '../lab/driver.js';
 import { collectGarbage } from '../lab/rounds.js';
 
 const LONG = process.env['PENUMBRA_LONG'] !== undefined;
@@ -36,7 +36,10 @@ t.test("another user's guest", needsRoot, async (t) => {
       t.teardown(() => rmSync(folder, { recursive: true, force: true }));
       chownSync(folder, NOBODY, NOBODY);
       await using lab = await labGuest(t, { ram }, { folder, within: AS_NOBODY });
-      t.match((await listGuests()).find(({ pid }) => pid === lab.pid), { uid: NOBODY, state: 'running' });
+      t.match(
+        (await listGuests()).find(({ pid }) => pid === lab.pid),
+        { uid: NOBODY, state: 'running' },
+      );
       for (const choice of [{ qmp: lab.socket }, { guest: String(lab.pid) }]) {
         await using guest = await attach(choice);
         await answers(t, guest, lab);
@@ -44,16 +47,25 @@ t.test("another user's guest", needsRoot, async (t) => {
       // Its own user has all rights that are needed.
       const own = await shell(`${AS_NOBODY.join(' ')} ${process.execPath} ${penumbra} ps --qmp ${lab.socket}`);
       if (yamaScope() === 0) t.match(own, { status: 0, stdout: /\n/ });
-      else if (ram === 'private') t.match(own, { status: 1, stderr: /CAP_SYS_PTRACE, or, as QEMU's user, set kernel\.yama/ });
+      else if (ram === 'private')
+        t.match(own, { status: 1, stderr: /CAP_SYS_PTRACE, or, as QEMU's user, set kernel\.yama/ });
       if (kvmIsClosed()) {
-        const fast = await shell(`${AS_NOBODY.join(' ')} ${process.execPath} ${penumbra} uname --engine kvm --qmp ${lab.socket}`);
-        t.match(fast, { status: 1, stderr: /^penumbra: PERMISSION: cannot open \/dev\/kvm \(the group kvm may, normally\)/ });
+        const fast = await shell(
+          `${AS_NOBODY.join(' ')} ${process.execPath} ${penumbra} uname --engine kvm --qmp ${lab.socket}`,
+        );
+        t.match(fast, {
+          status: 1,
+          stderr: /^penumbra: PERMISSION: cannot open \/dev\/kvm \(the group kvm may, normally\)/,
+        });
       }
       // And another has none.
       const other = `setpriv --reuid=1 --regid=1 --clear-groups ${process.execPath} ${penumbra} ps --qmp ${lab.socket}`;
       execFileSync('chmod', ['755', folder]);
       execFileSync('chmod', ['666', lab.socket]);
-      t.match(await shell(other), { status: 1, stderr: /^penumbra: PERMISSION: user 1 may not see .*CAP_SYS_PTRACE.*'penumbra guests'/ });
+      t.match(await shell(other), {
+        status: 1,
+        stderr: /^penumbra: PERMISSION: user 1 may not see .*CAP_SYS_PTRACE.*'penumbra guests'/,
+      });
     });
   }
 });

