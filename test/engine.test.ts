@@ -40,6 +40,10 @@ function temporaryFolder(t: Test): string {
   return folder;
 }
 
+function residentMiB(): number {
+  return process.memoryUsage().rss / 2 ** 20;
+}
+
 /** Native tests by parts of their names; what they print, without the plan. */
 async function nativeTests(parts: string[], cases: number): Promise<string[]> {
   const environment = { ...process.env, PENUMBRA_CASES: String(cases) };
@@ -191,6 +195,23 @@ t.test('engines in a guest', async (t) => {
     await t.rejects(refused({ engine: 'kvm', kvmDevice: '/dev/null' }), code('UNSUPPORTED', /^\/dev\/null is not KVM$/));
     await t.rejects(refused({ engine: 'kvm', instructionLimit: 1000 }), code('UNSUPPORTED', /counts no instructions/));
     await t.rejects(refused({ engine: 'qemu' }), code('UNSUPPORTED', /qemu is not there/));
+  });
+
+  await t.test('the guest does not wait when its code has changed', async (t) => {
+    await using guest = await attach({ qmp: lab.socket, engine: 'unicorn' });
+    const { kernel } = guest;
+    const code = kernel.requireSymbol('do_syscall_64');
+    const before = residentMiB();
+    for (let change = 0; change < 3; change += 1) {
+      const answer = await guest.use(async (shadow) => {
+        await shadow.syscall('getpid');
+        await shadow.write(code, await shadow.read(code, 8, kernel.root), kernel.root);
+        return shadow.syscall('getpid');
+      });
+      t.equal(answer, 1n);
+    }
+    t.ok(residentMiB() - before < 100, 'translated code does not take much memory');
+    t.ok(guest.counts.lastStandstill < 1000, `${guest.counts.lastStandstill} ms`);
   });
 
   await t.test('features that the host lacks are named', async (t) => {

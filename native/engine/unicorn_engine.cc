@@ -20,6 +20,9 @@ constexpr uint64_t kCr4La57 = 1 << 12;
 constexpr uint64_t kCr4Mask = 0x003717ff & ~uint64_t{1 << 17};
 constexpr uint64_t kLocalApic = 0xfee00000;
 constexpr uint64_t kInterruptsEnabled = 0x202;
+// For translated code; a listing of processes takes 2 MiB of it. Unicorn reserves 1 GiB, and the first flush makes all of
+// it resident, which takes seconds while the guest stands still.
+constexpr uint32_t kCodeBufferSize = 8 << 20;
 
 void Check(uc_err error, const char* what) {
   if (error != UC_ERR_OK) throw Error("ENGINE", std::string(what) + ": " + uc_strerror(error));
@@ -104,6 +107,7 @@ UnicornEngine::UnicornEngine(const PrivateRam& memory) : memory_(memory) {
   try {
     // A model with SMAP: kernels use STAC and CLAC when the guest's CPU has it.
     Check(uc_ctl_set_cpu_model(uc_, UC_CPU_X86_ICELAKE_SERVER), "cannot choose a CPU model");
+    Check(uc_ctl_set_tcg_buffer_size(uc_, kCodeBufferSize), "cannot choose the size of translated code");
     // Emulation ends by a hook or by HLT only. An end address would be looked up after each call, and where nothing is
     // mapped the CPU would remember that page fault and take the next exception for a double fault.
     Check(uc_ctl_exits_enable(uc_), "cannot do without an end address");

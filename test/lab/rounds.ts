@@ -9,7 +9,9 @@ export interface Holdings {
   descriptors: number;
   /** mappings with a name: files, memory shared with others, stacks; those of the heap come and go */
   mappings: number;
-  /** resident, in KiB, after a garbage collection */
+  /** what JavaScript has in use, in KiB, after a garbage collection */
+  heapKiB: number;
+  /** resident, in KiB, without what is set aside for JavaScript's heap */
   residentKiB: number;
 }
 
@@ -22,20 +24,18 @@ export interface Rounds {
   late: Holdings;
 }
 
-/** Until then memory that is going to be kept, and machine code of JavaScript, are still being made. */
+/** Until then memory that is going to be kept is still being made. */
 const SETTLED = 100;
-/** JavaScript's heap, and what the C library keeps, differ by so much between two looks. */
-const MOST_NOISE_KIB = 4096;
+/** By how much two looks differ without any growth: what is kept of freed memory, and compiled JavaScript, vary. */
+const NOISE: Holdings = { descriptors: 0, mappings: 0, heapKiB: 1024, residentKiB: 8192 };
 
-/** What grew after the first rounds; resident memory counts only where those were enough for it to settle. */
+const MEMORY = ['heapKiB', 'residentKiB'] as const;
+
+/** What grew after the first rounds; memory counts only where those were enough for it to settle. */
 export function growth({ rounds, early, late }: Rounds): Partial<Holdings> {
-  const isSettled = rounds >= 2 * SETTLED;
-  return {
-    ...(late.descriptors > early.descriptors && { descriptors: late.descriptors - early.descriptors }),
-    ...(late.mappings > early.mappings && { mappings: late.mappings - early.mappings }),
-    ...(isSettled &&
-      late.residentKiB > early.residentKiB + MOST_NOISE_KIB && { residentKiB: late.residentKiB - early.residentKiB }),
-  };
+  const kinds: (keyof Holdings)[] = ['descriptors', 'mappings', ...(rounds > SETTLED * 2 ? MEMORY : [])];
+  const grown = kinds.filter((kind) => late[kind] > early[kind] + NOISE[kind]);
+  return Object.fromEntries(grown.map((kind) => [kind, late[kind] - early[kind]]));
 }
 
 /** Stops the guest, looks into it and lets it go, over and over; every tenth time it lists its processes. */
@@ -53,13 +53,15 @@ export async function manyRounds(guest: Guest, rounds: number): Promise<Rounds> 
 
 function holdings(): Holdings {
   collectGarbage();
+  const { heapTotal, heapUsed } = process.memoryUsage();
   const resident = /^VmRSS:\s+(\d+) kB$/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1];
   return {
     descriptors: readdirSync('/proc/self/fd').length,
     mappings: readFileSync('/proc/self/maps', 'utf8')
       .split('\n')
       .filter((line) => /[/[]/.test(line) || line.includes('anon_inode')).length,
-    residentKiB: Number(resident),
+    heapKiB: Math.round(heapUsed / 1024),
+    residentKiB: Math.round(Number(resident) - heapTotal / 1024),
   };
 }
 
