@@ -113,6 +113,7 @@ export interface NativeRedirectRequest {
   policy: {
     calls: Buffer;
     values: readonly bigint[];
+    readAhead: readonly string[];
     localPaths: readonly { kinds: number; match: number; use: number; path: string }[];
     toolKinds: readonly { kind: number; pattern: string }[];
   };
@@ -137,6 +138,7 @@ export interface NativeRunReport {
   leftOver: number;
   notifications: number;
   guestCalls: number;
+  guestEntries: number;
   continued: number;
   guestMs: number;
   handlingMs: number;

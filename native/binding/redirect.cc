@@ -47,6 +47,8 @@ RedirectRequest ReadRedirectRequest(Napi::Object object) {
     const Napi::Object item = value.As<Napi::Object>();
     return ToolKind{Small(item, "kind"), item.Get("pattern").ToString().Utf8Value()};
   });
+  request.policy.read_ahead =
+      ReadList<std::string>(policy, "readAhead", [](Napi::Value item) { return item.ToString().Utf8Value(); });
   request.policy.scratch = object.Get("scratch").ToBoolean();
   request.launch.launcher = object.Get("launcher").ToString().Utf8Value();
   request.launch.program = Bytes(object.Get("program"));
@@ -69,6 +71,7 @@ Napi::Value ToJavaScript(Napi::Env env, const RunReport& report) {
   object.Set("leftOver", report.left_over);
   object.Set("notifications", static_cast<double>(report.notifications));
   object.Set("guestCalls", static_cast<double>(report.guest_calls));
+  object.Set("guestEntries", static_cast<double>(report.guest_entries));
   object.Set("continued", static_cast<double>(report.continued));
   object.Set("guestMs", report.guest_ms);
   object.Set("handlingMs", report.handling_ms);

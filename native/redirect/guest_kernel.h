@@ -2,6 +2,7 @@
 #ifndef PENUMBRA_NATIVE_REDIRECT_GUEST_KERNEL_H_
 #define PENUMBRA_NATIVE_REDIRECT_GUEST_KERNEL_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 
@@ -15,6 +16,18 @@ struct GuestWindow {
   uint64_t size;  ///< bytes
 };
 
+/// One system call of a list.
+struct GuestCall {
+  static constexpr uint8_t kNone = 0xff;
+
+  uint32_t number = 0;
+  uint64_t arguments[6] = {};
+  /// This argument is what the earlier call number `result_of` returned; when that is an error this call is not made and
+  /// has the same error.
+  uint8_t result_argument = kNone;
+  uint8_t result_of = 0;
+};
+
 class GuestKernel {
  public:
   struct Answer {
@@ -23,12 +36,16 @@ class GuestKernel {
     bool failed = false;   ///< it did not return; failure() says why
   };
 
+  static constexpr size_t kMostCalls = 16;
+
   virtual ~GuestKernel() = default;
 
   virtual GuestWindow window() const = 0;
 
-  /// Runs one system call. Pointers among `arguments` lie in the window. After a failure further calls may be made.
-  virtual Answer Call(uint32_t number, const uint64_t (&arguments)[6]) = 0;
+  /// Runs up to kMostCalls system calls one after the other, entering the shadow once. Pointers among the arguments lie
+  /// in the window. Returns how many have an answer: the first that fails is the last of them. After a failure further
+  /// calls may be made.
+  virtual size_t Run(const GuestCall* calls, size_t count, Answer* answers) = 0;
 
   /// Of the last call that failed: a code of src/errors.ts and a sentence.
   virtual const std::string& failure() const = 0;

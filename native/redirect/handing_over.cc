@@ -35,7 +35,7 @@ Answer Supervisor::GiveGuestFile(const ToolCall& call, int64_t guest_fd, bool cl
   const int number = static_cast<int>(guest_fd);
   const int placeholder = files_.Add(number, call.process->pid);
   if (placeholder < 0) {
-    Ask(SYS_close, guest_fd);
+    CloseLater(number);
     return Answer::Value(placeholder);
   }
   GuestFile* file = files_.Find(number);
@@ -80,7 +80,7 @@ int Supervisor::FileOf(const ToolCall& call, uint64_t fd) {
 void Supervisor::CloseInGuest(int guest_fd) {
   files_.Remove(guest_fd);
   moved_.Forget(guest_fd);
-  Ask(SYS_close, static_cast<uint64_t>(guest_fd));
+  CloseLater(guest_fd);
 }
 
 bool Supervisor::TranslateFolder(const ToolCall& call, uint64_t* folder) {

@@ -9,7 +9,9 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <string>
 #include <string_view>
+#include <unordered_set>
 
 #include "redirect/handlers.h"
 
@@ -108,7 +110,7 @@ Answer Open(Supervisor& supervisor, ToolCall& call, OpenRequest request) {
   const uint64_t flags = request.flags | O_NONBLOCK;
   int64_t fd;
   if (request.resolve == 0) {
-    fd = supervisor.Ask(SYS_openat, request.folder, path.guest, flags, request.mode);
+    fd = supervisor.OpenAhead(request.folder, path, flags, request.mode);
   } else {
     const WindowPiece how = supervisor.Take(sizeof(open_how));
     if (how.host == nullptr) return Answer::Error(ENOMEM);
@@ -154,6 +156,27 @@ ssize_t HideHostName(int process, const char* link, char* target, ssize_t length
   return std::sprintf(target, "host:[%llu]", static_cast<unsigned long long>(status.st_ino));
 }
 
+/// Nothing but the borrowed task's own part of /proc comes or goes while the guest stands and nobody writes.
+bool MayBeKnown(Supervisor& supervisor, const ToolCall& call, std::string_view path) {
+  if (supervisor.policy().scratch || !path.starts_with('/')) return false;
+  const std::string own = "/proc/" + std::to_string(supervisor.guest_pid());
+  for (const std::string_view folder : {std::string_view("/proc/self"), std::string_view("/proc/thread-self"),
+                                        std::string_view("/dev/fd"), std::string_view(own)}) {
+    if (path.starts_with(folder)) return false;
+  }
+  return !supervisor.IsLocalPath(call, path.data(), LocalPath::kAny);
+}
+
+/// realpath(3) asks of every directory on the way whether it is a link, each time anew.
+Answer AskForLink(Supervisor& supervisor, ToolCall& call, const char* path) {
+  constexpr size_t kMostKnown = 4096;
+  std::unordered_set<std::string>& known = supervisor.no_links();
+  if (known.contains(path)) return Answer::Error(EINVAL);
+  const Answer answer = supervisor.AskByRule(call);
+  if (answer.kind == Answer::kValue && answer.value == -EINVAL && known.size() < kMostKnown) known.insert(path);
+  return answer;
+}
+
 }  // namespace
 
 /// What leads to the tool's own files and program is known here only.
@@ -178,6 +201,7 @@ Answer HandleReadLink(Supervisor& supervisor, ToolCall& call) {
       if (!call.process->memory.Write(rest[1], target, wanted)) return Answer::Error(EFAULT);
       return Answer::Value(static_cast<int64_t>(wanted));
     }
+    if (static_cast<int64_t>(rest[2]) > 0 && MayBeKnown(supervisor, call, path)) return AskForLink(supervisor, call, path);
   }
   return supervisor.AskByRule(call);
 }

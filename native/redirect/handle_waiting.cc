@@ -26,9 +26,9 @@ int64_t Nanoseconds(const timespec& time) {
   return time.tv_sec * kSecond + std::clamp<int64_t>(time.tv_nsec, 0, kSecond - 1);
 }
 
-/// Whether a kernel's clock could show this (timespec64_valid_settod, include/linux/time64.h).
+/// Whether a kernel's clock could show this (timespec64_valid_strict, include/linux/time64.h).
 bool IsTime(int64_t seconds, int64_t fraction, int64_t whole) {
-  return seconds >= 0 && seconds <= kLongestSleep / kSecond && fraction >= 0 && fraction < whole;
+  return seconds >= 0 && seconds <= INT64_MAX / kSecond && fraction >= 0 && fraction < whole;
 }
 
 void Sleep(Supervisor& supervisor, int64_t nanoseconds) {

@@ -89,6 +89,7 @@ struct Policy {
   std::vector<uint64_t> values;
   std::vector<LocalPath> local_paths;
   std::vector<ToolKind> tool_kinds;
+  std::vector<std::string> read_ahead;  ///< patterns of paths, as in fnmatch(3): files that are opened to be read
   bool scratch = false;          ///< writes succeed in the shadow
   uint32_t most_processes = 512;  ///< of the tool, at once
   uint32_t most_idle_calls = 200'000;  ///< questions for the time in a row, sleeps among them

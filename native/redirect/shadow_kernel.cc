@@ -1,8 +1,16 @@
 #include "redirect/shadow_kernel.h"
 
+#include <cstring>
+
 #include "error.h"
 
 namespace penumbra {
+
+namespace {
+
+constexpr uint32_t kArguments = 6;
+
+}  // namespace
 
 ShadowKernel::ShadowKernel(Shadow* shadow, const NextFile& where, uint32_t first_file)
     : shadow_(shadow),
@@ -14,17 +22,39 @@ ShadowKernel::ShadowKernel(Shadow* shadow, const NextFile& where, uint32_t first
   }
 }
 
-GuestKernel::Answer ShadowKernel::Call(uint32_t number, const uint64_t (&arguments)[6]) {
-  call_.step.target = number;
-  for (int i = 0; i < 6; ++i) call_.arguments[i].value = arguments[i];
-  const BatchResult result = shadow_->Run(Batch(reinterpret_cast<const uint8_t*>(&call_), sizeof call_));
-  if (result.failure) {
-    failure_ = result.failure->message + " (" + result.failure->code + ")";
-    // The private memory stays, and with it the open files; what the call held when it was given up stays held.
-    shadow_->Recover();
-    return {0, false, true};
+Batch ShadowKernel::Encode(const GuestCall* calls, size_t count) {
+  const size_t size = sizeof(BatchHeader) + count * (sizeof(StepRecord) + kArguments * sizeof(ArgumentRecord));
+  encoded_.resize(size / sizeof(uint64_t));
+  uint8_t* at = reinterpret_cast<uint8_t*>(encoded_.data());
+  const auto put = [&at](const auto& record) {
+    std::memcpy(at, &record, sizeof record);
+    at += sizeof record;
+  };
+  put(BatchHeader{static_cast<uint32_t>(count), static_cast<uint32_t>(count * kArguments), 0, 0});
+  for (uint32_t i = 0; i < count; ++i) put(StepRecord{calls[i].number, 0, kArguments, i * kArguments, 0});
+  for (size_t i = 0; i < count; ++i) {
+    for (uint32_t k = 0; k < kArguments; ++k) {
+      ArgumentRecord argument = {};
+      argument.kind = k == calls[i].result_argument ? ArgumentRecord::kResult : ArgumentRecord::kValue;
+      argument.value = k == calls[i].result_argument ? calls[i].result_of : calls[i].arguments[k];
+      put(argument);
+    }
   }
-  return {result.values[0], !result.blocked.empty(), false};
+  return Batch(reinterpret_cast<const uint8_t*>(encoded_.data()), size);
+}
+
+size_t ShadowKernel::Run(const GuestCall* calls, size_t count, Answer* answers) {
+  const BatchResult result = shadow_->Run(Encode(calls, count));
+  size_t answered = 0;
+  for (const int64_t value : result.values) answers[answered++] = {value, false, false};
+  for (const uint32_t step : result.blocked) answers[step].blocked = true;
+  if (result.failure && answered < count) {
+    failure_ = result.failure->message + " (" + result.failure->code + ")";
+    answers[answered++] = {0, false, true};
+  }
+  // The private memory stays, and with it the open files; what the call held when it was given up stays held.
+  if (result.failure) shadow_->Recover();
+  return answered;
 }
 
 }  // namespace penumbra

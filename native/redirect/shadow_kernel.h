@@ -2,6 +2,8 @@
 #ifndef PENUMBRA_NATIVE_REDIRECT_SHADOW_KERNEL_H_
 #define PENUMBRA_NATIVE_REDIRECT_SHADOW_KERNEL_H_
 
+#include <vector>
+
 #include "redirect/guest_kernel.h"
 #include "shadow/shadow.h"
 
@@ -21,20 +23,15 @@ class ShadowKernel final : public GuestKernel {
   ShadowKernel(Shadow* shadow, const NextFile& where, uint32_t first_file);
 
   GuestWindow window() const override { return window_; }
-  Answer Call(uint32_t number, const uint64_t (&arguments)[6]) override;
+  size_t Run(const GuestCall* calls, size_t count, Answer* answers) override;
   const std::string& failure() const override { return failure_; }
 
  private:
-  /// A batch of one call, see shadow/batch.h.
-  struct OneCall {
-    BatchHeader header = {1, 6, 0, 0};
-    StepRecord step = {0, 0, 6, 0, 0};
-    ArgumentRecord arguments[6] = {};
-  };
+  Batch Encode(const GuestCall* calls, size_t count);
 
   Shadow* shadow_;
   GuestWindow window_;
-  OneCall call_;
+  std::vector<uint64_t> encoded_;  ///< the batch, see shadow/batch.h
   std::string failure_;
 };
 

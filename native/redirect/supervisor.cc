@@ -165,6 +165,7 @@ Answer Supervisor::Decide(ToolCall& call) {
     case CallRule::kHandler:
       return handlers_[call.number](*this, call);
     case CallRule::kGuest:
+      if (const std::optional<Answer> known = TakeAhead(call)) return *known;
       return MeetsCondition(call) ? AskByRule(call) : Refuse(call);
     case CallRule::kScratch:
       return policy_.scratch ? AskByRule(call) : Refuse(call);
@@ -206,7 +207,7 @@ void Supervisor::Send(int listener, const ToolCall& call, const Answer& answer) 
 }
 
 void Supervisor::Tidy() {
-  for (const int folder : left_folders_) Ask(SYS_close, static_cast<uint64_t>(folder));
+  for (const int folder : left_folders_) CloseLater(folder);
   left_folders_.clear();
   if (processes_.ended() != ended_processes_) files_.NoteEndOfProcess();
   ended_processes_ = processes_.ended();
@@ -242,28 +243,6 @@ WindowPiece Supervisor::Take(uint64_t size) {
 uint8_t* Supervisor::HostAddress(uint64_t guest) const {
   const GuestWindow window = guest_->window();
   return guest - window.guest < window.size ? window.host + (guest - window.guest) : nullptr;
-}
-
-int64_t Supervisor::Ask(uint32_t number, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f) {
-  const uint64_t arguments[6] = {a, b, c, d, e, f};
-  const Clock::time_point begin = Clock::now();
-  const GuestKernel::Answer answer = guest_->Call(number, arguments);
-  report_.guest_ms += Milliseconds(Clock::now() - begin);
-  ++report_.guest_calls;
-  const char* name = number < policy_.calls.size() ? policy_.calls[number].name : "?";
-  if (answer.failed) {
-    Say(std::string(name) + " is not answered: " + guest_->failure());
-    return -EIO;
-  }
-  if (answer.blocked) {
-    // What a file system waits for is its disk; a socket or pipe would wait for somebody who does not run.
-    const bool is_file = number == SYS_read || number == SYS_pread64 || number == SYS_openat || number == SYS_getdents64;
-    if (is_file) Say(std::string(name) + " needs the guest's disk: what it asks for is not in the guest's memory");
-    if (is_file || answer.value < -4095) return -EIO;
-    return answer.value == -EINTR ? -EAGAIN : answer.value;
-  }
-  // Neither a result nor an error.
-  return answer.value < -4095 ? -EIO : answer.value;
 }
 
 Answer Supervisor::Refuse(const ToolCall& call, const std::string& why) {

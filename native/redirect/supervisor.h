@@ -10,6 +10,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <unordered_set>
 #include <vector>
 
 #include "redirect/guest_files.h"
@@ -17,6 +18,7 @@
 #include "redirect/launch.h"
 #include "redirect/moved_files.h"
 #include "redirect/policy.h"
+#include "redirect/read_ahead.h"
 #include "redirect/tool_process.h"
 
 namespace penumbra {
@@ -66,6 +68,7 @@ struct RunReport {
   uint32_t left_over = 0;
   uint64_t notifications = 0;
   uint64_t guest_calls = 0;
+  uint64_t guest_entries = 0;  ///< how often the shadow was entered for them
   uint64_t continued = 0;
   double guest_ms = 0;    ///< in the guest's kernel
   double handling_ms = 0;  ///< from taking a call up until it is answered, guest_ms included
@@ -98,6 +101,8 @@ class Supervisor {
   const Policy& policy() const { return policy_; }
   ToolProcesses& processes() { return processes_; }
   GuestFiles& files() { return files_; }
+  /// Absolute paths of the guest that are known to lead to something other than a symbolic link.
+  std::unordered_set<std::string>& no_links() { return no_links_; }
   uint64_t guest_pid();
   /// Whether a process of the host descends from the launcher.
   bool IsOfTool(pid_t pid) const;
@@ -112,6 +117,10 @@ class Supervisor {
   /// Asks the guest. What did not return becomes EIO, with a line about it.
   int64_t Ask(uint32_t number, uint64_t a = 0, uint64_t b = 0, uint64_t c = 0, uint64_t d = 0, uint64_t e = 0,
               uint64_t f = 0);
+
+  /// Opens a file of the guest, and reads the beginning of what is going to be read anyway in the same entry of the
+  /// shadow: what TakeAhead gives. `path` is in the window.
+  int64_t OpenAhead(uint64_t folder, const WindowPiece& path, uint64_t flags, uint64_t mode);
 
   /// Marshals by the rule's arguments and asks the guest, or the host where the path is a local one.
   Answer AskByRule(ToolCall& call);
@@ -168,6 +177,15 @@ class Supervisor {
   bool MeetsCondition(const ToolCall& call) const;
   bool IsStillWaiting(const ToolCall& call) const;
   void Tidy();
+  size_t Enter(const GuestCall* calls, size_t count, GuestKernel::Answer* answers);
+  /// Makes the calls left for later and then these, in one entry of the shadow. Returns how many of these have an answer.
+  size_t AskAll(const GuestCall* calls, size_t count, GuestKernel::Answer* answers);
+  bool WillBeRead(const char* path, uint64_t flags) const;
+  int64_t Judge(uint32_t number, const GuestKernel::Answer& answer);
+  void CloseLater(int guest_fd);
+  void Queue(const GuestCall& call);
+  std::optional<Answer> TakeAhead(const ToolCall& call);
+  void DropAhead();
   void RememberFolder();
 
   GuestKernel* guest_;
@@ -177,6 +195,8 @@ class Supervisor {
   ToolProcesses processes_;
   GuestFiles files_;
   MovedFiles moved_;
+  ReadAhead ahead_;
+  std::vector<GuestCall> queued_;  ///< to be made before the next call; nobody waits for what they return
   std::vector<uint8_t> notification_;  ///< of the size that the host's kernel wants
   int listener_ = -1;
   int message_fd_ = 2;
@@ -184,6 +204,7 @@ class Supervisor {
   uint64_t taken_ = 0;  ///< bytes of the window
   std::shared_ptr<const GuestFolder> entered_;   ///< working directory of the borrowed task now
   std::shared_ptr<const GuestFolder> original_;  ///< its own
+  std::unordered_set<std::string> no_links_;
   std::set<std::string> said_;
   std::map<std::string, uint64_t> refused_;
   std::optional<uint64_t> guest_pid_;

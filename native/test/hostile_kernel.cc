@@ -32,6 +32,14 @@ uint64_t HostileKernel::Extreme() {
   return random_->Chance(20) ? value + random_->Below(5) - 2 : value;
 }
 
+size_t HostileKernel::Run(const GuestCall* calls, size_t count, Answer* answers) {
+  for (size_t i = 0; i < count; ++i) {
+    answers[i] = Call(calls[i].number, calls[i].arguments);
+    if (answers[i].failed) return i + 1;
+  }
+  return count;
+}
+
 GuestKernel::Answer HostileKernel::Call(uint32_t number, const uint64_t (&arguments)[6]) {
   ++calls_;
   Scribble(arguments);

@@ -21,12 +21,13 @@ class HostileKernel final : public GuestKernel {
 
   void SetWindow(uint64_t size);
   GuestWindow window() const override { return {memory_.get(), kAddress, size_}; }
-  Answer Call(uint32_t number, const uint64_t (&arguments)[6]) override;
+  size_t Run(const GuestCall* calls, size_t count, Answer* answers) override;
   const std::string& failure() const override { return failure_; }
 
   uint64_t calls() const { return calls_; }
 
  private:
+  Answer Call(uint32_t number, const uint64_t (&arguments)[6]);
   static constexpr uint64_t kAddress = 0x7e0000001000;
 
   int64_t Value(const uint64_t (&arguments)[6]);

@@ -3,6 +3,7 @@ import type { ArgumentKind, BufferLength, SyscallParameter } from '../shadow/arg
 import { abiTypes } from '../shadow/structs/abiTypes.js';
 import { type SyscallDefinition, type SyscallTable, syscallTable } from '../shadow/syscallTable.js';
 import { type LocalFiles, localFiles } from './localFiles.js';
+import { readAhead } from './readAhead.js';
 import { type Action, type RedirectionRule, redirectionRules } from './rules.js';
 
 /** What the native supervisor decides by: native/redirect/policy.h. */
@@ -10,6 +11,7 @@ export interface NativePolicy extends LocalFiles {
   /** one record of CALL_SIZE bytes per syscall number */
   calls: Buffer;
   values: readonly bigint[];
+  readAhead: readonly string[];
 }
 
 const SYSCALLS = 512;
@@ -48,7 +50,7 @@ export function compilePolicy(table: SyscallTable = syscallTable(), rules = redi
     if (table.find(name) === undefined)
       throw new PenumbraError('INTERNAL', `redirection: there is no system call ${name}`);
   }
-  return { calls, values, ...localFiles() };
+  return { calls, values, readAhead: readAhead(), ...localFiles() };
 }
 
 /** Nobody knows what it would do. */

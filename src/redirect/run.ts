@@ -28,6 +28,8 @@ export interface RunResult {
   refused: Readonly<Record<string, number>>;
   notifications: number;
   guestCalls: number;
+  /** how often the shadow was entered for them */
+  guestEntries: number;
   /** milliseconds: from the tool's start to its end, in the supervisor, in the guest's kernel */
   milliseconds: { total: number; handling: number; guest: number };
 }
@@ -73,6 +75,7 @@ export function runResult(report: NativeRunReport): RunResult {
     refused: report.refused,
     notifications: report.notifications,
     guestCalls: report.guestCalls,
+    guestEntries: report.guestEntries,
     milliseconds: { total, handling, guest },
   };
 }

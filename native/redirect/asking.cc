@@ -1,0 +1,170 @@
+// How the guest is asked: several calls in one entry of the shadow, where they are known beforehand.
+#include <fcntl.h>
+#include <fnmatch.h>
+#include <sys/syscall.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+
+#include "redirect/sound_answer.h"
+#include "redirect/supervisor.h"
+
+namespace penumbra {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr int64_t kMostErrno = 4095;
+constexpr size_t kMostQueued = 8;
+constexpr uint64_t kFileAhead = 4096;     // what files in /proc and /sys give at most at a time
+constexpr uint64_t kFolderAhead = 32768;  // the C library's buffer for a directory
+
+}  // namespace
+
+int64_t Supervisor::Ask(uint32_t number, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f) {
+  GuestCall call;
+  call.number = number;
+  const uint64_t arguments[6] = {a, b, c, d, e, f};
+  std::copy(std::begin(arguments), std::end(arguments), call.arguments);
+  if (!ahead_.empty() && !ChangesNothing(number)) DropAhead();
+  GuestKernel::Answer answer;
+  AskAll(&call, 1, &answer);
+  return Judge(number, answer);
+}
+
+size_t Supervisor::Enter(const GuestCall* calls, size_t count, GuestKernel::Answer* answers) {
+  const Clock::time_point begin = Clock::now();
+  const size_t done = guest_->Run(calls, count, answers);
+  report_.guest_ms += std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
+  report_.guest_calls += done;
+  ++report_.guest_entries;
+  return done;
+}
+
+size_t Supervisor::AskAll(const GuestCall* calls, size_t count, GuestKernel::Answer* answers) {
+  const size_t before = queued_.size();
+  if (before == 0) return Enter(calls, count, answers);
+  GuestCall list[GuestKernel::kMostCalls];
+  GuestKernel::Answer given[GuestKernel::kMostCalls];
+  std::copy(queued_.begin(), queued_.end(), list);
+  queued_.clear();
+  for (size_t i = 0; i < count; ++i) {
+    list[before + i] = calls[i];
+    list[before + i].result_of = static_cast<uint8_t>(calls[i].result_of + before);
+  }
+  size_t done = Enter(list, before + count, given);
+  if (done > before) {
+    std::copy(given + before, given + done, answers);
+    return done - before;
+  }
+  // One of those left for later failed, which ends a list. Nobody waits for it.
+  for (; done < before; ++done) Enter(list + done, 1, given);
+  return Enter(calls, count, answers);
+}
+
+int64_t Supervisor::Judge(uint32_t number, const GuestKernel::Answer& answer) {
+  const char* name = number < policy_.calls.size() ? policy_.calls[number].name : "?";
+  if (answer.failed) {
+    Say(std::string(name) + " is not answered: " + guest_->failure());
+    return -EIO;
+  }
+  if (answer.blocked) {
+    // What a file system waits for is its disk; a socket or pipe would wait for somebody who does not run.
+    const bool is_file = number == SYS_read || number == SYS_pread64 || number == SYS_openat || number == SYS_getdents64;
+    if (is_file) Say(std::string(name) + " needs the guest's disk: what it asks for is not in the guest's memory");
+    if (is_file || answer.value < -kMostErrno) return -EIO;
+    return answer.value == -EINTR ? -EAGAIN : answer.value;
+  }
+  // Neither a result nor an error.
+  return answer.value < -kMostErrno ? -EIO : answer.value;
+}
+
+void Supervisor::Queue(const GuestCall& call) {
+  if (queued_.size() == kMostQueued) {
+    GuestKernel::Answer answers[1];
+    const GuestCall last = queued_.back();
+    queued_.pop_back();
+    AskAll(&last, 1, answers);
+  }
+  queued_.push_back(call);
+}
+
+void Supervisor::CloseLater(int guest_fd) {
+  if (ahead_.guest_fd() == guest_fd) ahead_.Clear();
+  GuestCall call;
+  call.number = SYS_close;
+  call.arguments[0] = static_cast<uint64_t>(guest_fd);
+  Queue(call);
+}
+
+void Supervisor::DropAhead() {
+  GuestCall rewind;
+  if (ahead_.Rewind(&rewind)) Queue(rewind);
+  ahead_.Clear();
+}
+
+bool Supervisor::WillBeRead(const char* path, uint64_t flags) const {
+  if ((flags & O_PATH) != 0) return false;
+  if ((flags & O_DIRECTORY) != 0) return true;
+  if ((flags & O_ACCMODE) != O_RDONLY) return false;
+  return std::any_of(policy_.read_ahead.begin(), policy_.read_ahead.end(),
+                     [&](const std::string& pattern) { return fnmatch(pattern.c_str(), path, 0) == 0; });
+}
+
+int64_t Supervisor::OpenAhead(uint64_t folder, const WindowPiece& path, uint64_t flags, uint64_t mode) {
+  if (!WillBeRead(reinterpret_cast<const char*>(path.host), flags)) {
+    return Ask(SYS_openat, folder, path.guest, flags, mode);
+  }
+  const bool lists = (flags & O_DIRECTORY) != 0;
+  const uint64_t size = lists ? kFolderAhead : kFileAhead;
+  // Two for a directory: the second says that there is no more.
+  const size_t reads = lists ? 2 : 1;
+  WindowPiece pieces[2];
+  GuestCall calls[3];
+  calls[0] = {SYS_openat, {folder, path.guest, flags, mode}};
+  for (size_t i = 0; i < reads; ++i) {
+    pieces[i] = Take(size);
+    if (pieces[i].host == nullptr) return -ENOMEM;
+    calls[1 + i] = {lists ? uint32_t{SYS_getdents64} : uint32_t{SYS_read}, {0, pieces[i].guest, size}, 0, 0};
+  }
+  DropAhead();
+  GuestKernel::Answer answers[3];
+  const size_t done = AskAll(calls, 1 + reads, answers);
+  const int64_t file = Judge(SYS_openat, answers[0]);
+  if (file < GuestFiles::kFirst || file >= GuestFiles::kEnd) return file;
+  ahead_.Begin(static_cast<int>(file), lists);
+  for (size_t i = 1; i < done; ++i) {
+    const GuestKernel::Answer& answer = answers[i];
+    const WindowPiece& piece = pieces[i - 1];
+    // Anything that needs a word about it is asked once more, when the tool asks for it.
+    if (answer.failed || answer.blocked || answer.value < 0 || static_cast<uint64_t>(answer.value) > size) break;
+    if (!IsSound(calls[i].number, piece.host, static_cast<uint64_t>(answer.value))) break;
+    ahead_.Add(piece.host, static_cast<uint64_t>(answer.value));
+  }
+  if (ahead_.Next() == nullptr) ahead_.Clear();
+  return file;
+}
+
+std::optional<Answer> Supervisor::TakeAhead(const ToolCall& call) {
+  const bool lists = call.number == SYS_getdents64;
+  if (ahead_.empty() || (call.number != SYS_read && !lists) || lists != ahead_.is_folder()) return std::nullopt;
+  if (files_.Resolve(call.process, static_cast<int>(call.arguments[0])) != ahead_.guest_fd()) return std::nullopt;
+  const ReadAhead::Part& part = *ahead_.Next();
+  const uint64_t there = part.bytes.size() - part.given;
+  const uint64_t wanted = call.arguments[2];
+  // With more room the guest might have given more.
+  const bool may_be_more = lists ? wanted < kFolderAhead : part.bytes.size() == kFileAhead && wanted > there;
+  if (may_be_more || wanted == 0) return std::nullopt;
+  NoteProgress();
+  const uint64_t length = std::min(there, wanted);
+  if (!call.process->memory.Write(call.arguments[1], part.bytes.data() + part.given, length)) {
+    return Answer::Error(EFAULT);
+  }
+  ahead_.Advance(length);
+  return Answer::Value(static_cast<int64_t>(length));
+}
+
+}  // namespace penumbra
