@@ -155,9 +155,10 @@ std::optional<Answer> Supervisor::TakeAhead(const ToolCall& call) {
   const ReadAhead::Part& part = *ahead_.Next();
   const uint64_t there = part.bytes.size() - part.given;
   const uint64_t wanted = call.arguments[2];
-  // With more room the guest might have given more.
-  const bool may_be_more = lists ? wanted < kFolderAhead : part.bytes.size() == kFileAhead && wanted > there;
-  if (may_be_more || wanted == 0) return std::nullopt;
+  // Into more room the guest might have put more, and less into less.
+  const bool is_same = lists ? wanted == kFolderAhead || (ahead_.EndsThere() && wanted >= there)
+                             : wanted <= there || part.bytes.size() < kFileAhead;
+  if (!is_same || wanted == 0) return std::nullopt;
   NoteProgress();
   const uint64_t length = std::min(there, wanted);
   if (!call.process->memory.Write(call.arguments[1], part.bytes.data() + part.given, length)) {

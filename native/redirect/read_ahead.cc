@@ -37,6 +37,10 @@ void ReadAhead::Advance(uint64_t bytes) {
   if (++next_ == count_) Clear();
 }
 
+bool ReadAhead::EndsThere() const {
+  return parts_[next_].bytes.empty() || (next_ + 1 < count_ && parts_[next_ + 1].bytes.empty());
+}
+
 bool ReadAhead::Rewind(GuestCall* call) const {
   if (empty()) return false;
   int64_t ahead = 0;

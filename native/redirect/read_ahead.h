@@ -30,6 +30,8 @@ class ReadAhead {
   /// What the next call gives; null when it has to be asked. Advance when it was given.
   const Part* Next() const { return next_ < count_ ? &parts_[next_] : nullptr; }
   void Advance(uint64_t bytes);
+  /// Of a directory: whether nothing follows the next part.
+  bool EndsThere() const;
 
   /// The call that puts the guest's file where the tool believes it is; false when it is there.
   bool Rewind(GuestCall* call) const;

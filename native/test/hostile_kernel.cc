@@ -45,6 +45,8 @@ GuestKernel::Answer HostileKernel::Call(uint32_t number, const uint64_t (&argume
   Scribble(arguments);
   Answer answer;
   answer.value = Value(arguments);
+  // Often a file that the tool has open.
+  if (number == SYS_openat && random_->Chance(50)) answer.value = 500 + static_cast<int64_t>(random_->Below(4));
   const bool lists = number == SYS_getdents64 || number == SYS_getdents;
   if (lists && arguments[1] - kAddress < size_ && random_->Chance(80)) {
     uint64_t length = std::min({arguments[2], size_ - (arguments[1] - kAddress), kMostScribbled});

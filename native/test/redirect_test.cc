@@ -24,6 +24,7 @@
 #include "redirect/sound_answer.h"
 #include "test/check.h"
 #include "test/hostile_kernel.h"
+#include "test/made_policy.h"
 #include "test/made_tool.h"
 
 namespace penumbra::test {
@@ -32,27 +33,6 @@ namespace {
 
 constexpr uint64_t kCases = 30'000;
 constexpr uint64_t kMostBuffer = 1024;
-
-/// What the tool passes, by letter:
-///   g  a file of the guest     s  a socket of it        w  a file of it that may be written
-///   h  a file of the host      a  any of them           d  AT_FDCWD or a directory of the guest
-///   p  a path                  b  a buffer to be written, whose length the next n is
-///   B  the same to be read     n  that length           m  its length minus what does not fit, in a variable
-///   o  a structure to be written (kStructure bytes)     i  a structure to be read
-///   f  an offset or null       v  struct iovec[] to be written, c their count   V  the same to be read
-///   r  struct msghdr to receive   R  the same to send   q  struct pollfd[], c their count
-///   t  struct timespec         S  the size of e, an fd_set
-///   k  a count of words        j  the words, to be written
-///   x  a small number          0  zero                  C  a command of ioctl
-///   G  SIOCGIFCONF             I  its struct ifconf
-struct Row {
-  const char* name;
-  uint32_t number;
-  const char* arguments;
-  const char* handler;
-};
-
-constexpr uint64_t kStructure = 512;
 
 constexpr Row kRows[] = {
     {"read", SYS_read, "gbn", nullptr},
@@ -103,62 +83,9 @@ constexpr Row kRows[] = {
     {"prlimit64", SYS_prlimit64, "0x0o", "limits"},
 };
 
-ArgumentRule RuleOf(const char* arguments, uint8_t index) {
-  ArgumentRule rule = {ArgumentRule::kValue, 0, ArgumentRule::kNone, 0, 1, 0, 1};
-  const char next = arguments[index + 1];
-  switch (arguments[index]) {
-    case 'g':
-    case 's':
-    case 'w':
-    case 'a':
-      rule.kind = ArgumentRule::kFd;
-      break;
-    case 'd':
-      rule.kind = ArgumentRule::kDirFd;
-      break;
-    case 'p':
-      rule.kind = ArgumentRule::kPath;
-      break;
-    case 'b':
-      rule.kind = next == 'm' ? ArgumentRule::kOut : ArgumentRule::kFill;
-      rule.flags = next == 'm' ? ArgumentRule::kIndirect : 0;
-      rule.length_argument = static_cast<uint8_t>(index + 1);
-      break;
-    case 'B':
-      rule.kind = ArgumentRule::kIn;
-      rule.length_argument = static_cast<uint8_t>(index + 1);
-      break;
-    case 'o':
-      rule = {ArgumentRule::kOut, 0, ArgumentRule::kNone, 0, kStructure, 1, 1};
-      break;
-    case 'm':
-      rule = {ArgumentRule::kInOut, 0, ArgumentRule::kNone, 0, 4, 1, 1};
-      break;
-    case 'f':
-      rule = {ArgumentRule::kInOut, 0, ArgumentRule::kNone, 0, 8, 1, 1};
-      break;
-    default:
-      break;
-  }
-  return rule;
-}
-
-Policy MakePolicy() {
-  Policy policy;
-  policy.calls.resize(Policy::kSyscalls);
-  policy.scratch = true;
-  for (const Row& row : kRows) {
-    CallRule& rule = policy.calls[row.number];
-    rule.action = row.handler == nullptr ? CallRule::kGuest : CallRule::kHandler;
-    rule.argument_count = static_cast<uint8_t>(std::strlen(row.arguments));
-    rule.condition_argument = ArgumentRule::kNone;
-    std::snprintf(rule.name, sizeof rule.name, "%s", row.name);
-    std::snprintf(rule.handler, sizeof rule.handler, "%s", row.handler == nullptr ? "" : row.handler);
-    for (uint8_t i = 0; i < 6; ++i) rule.arguments[i] = RuleOf(i < rule.argument_count ? row.arguments : "0", i < rule.argument_count ? i : 0);
-  }
-  CallRule& groups = policy.calls[SYS_getgroups];
-  groups.arguments[1] = {ArgumentRule::kFill, ArgumentRule::kElements, 0, 0, 4, 0, 1};
-  policy.calls[SYS_sendto].argument_count = 6;
+Policy RulesOfFuzzer() {
+  Policy policy = MakePolicy(kRows);
+  policy.read_ahead = {"*"};
   return policy;
 }
 
@@ -194,7 +121,7 @@ struct Files {
 
 class Fuzzer {
  public:
-  Fuzzer() : kernel_(&random_), supervisor_(&kernel_, MakePolicy()), files_(&supervisor_.files()) {
+  Fuzzer() : kernel_(&random_), supervisor_(&kernel_, RulesOfFuzzer()), files_(&supervisor_.files()) {
     null_ = open("/dev/null", O_WRONLY | O_CLOEXEC);
     supervisor_.set_message_fd(null_);
   }
@@ -209,6 +136,7 @@ class Fuzzer {
     call.thread = tool_.process()->pid;
     call.process = tool_.process();
     for (size_t i = 0; row.arguments[i] != 0; ++i) call.arguments[i] = Argument(row.arguments[i], call, i);
+    if (random_.Chance(20)) OpenAhead();
     tool_.NoteContents();
     const Answer answer = supervisor_.Decide(call);
     CHECK_IN(row.name, !tool_.IsSpoilt());
@@ -225,6 +153,15 @@ class Fuzzer {
   }
 
  private:
+  /// What the guest gives now may be what the next call is answered with.
+  void OpenAhead() {
+    const WindowPiece path = supervisor_.Take(16);
+    if (path.host == nullptr) return;
+    std::memcpy(path.host, "/anything", 10);
+    const uint64_t flags = random_.Chance(50) ? O_DIRECTORY : 0;
+    supervisor_.OpenAhead(static_cast<uint64_t>(AT_FDCWD), path, flags, 0);
+  }
+
   uint64_t Argument(char letter, const ToolCall& call, size_t index) {
     switch (letter) {
       case 'g':
