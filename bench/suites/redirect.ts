@@ -19,6 +19,11 @@ const MOST_ROUNDS = 20;
 /** ms; 1 to 2 us are usual. */
 const EXIT_OF_HARDWARE = 0.002;
 
+/** gettid(2), which is answered without the guest once its number is known. */
+const IDLE_CALLS = 100_000;
+const IDLE_CALL = 186;
+const IDLE_TARGET_US = 3;
+
 /** Programs of the host that have to be there. */
 export const TOOLS: readonly string[] = [...COMMANDS.map(([line]) => line.split(' ')[0] as string), 'sh', 'date'];
 
@@ -31,10 +36,11 @@ export async function measureRedirection(spec: Partial<LabSpec>, report: Report,
   const count = Math.min(rounds, MOST_ROUNDS);
   for (const [line, target] of COMMANDS) {
     report.suite(`penumbra run -- ${line}`);
+    const words = line.split(' ');
     const { times, status } = native.get(line) as NativeRuns;
-    requireStatus(`${line}, redirected,`, (await redirected(guest, line, 2)).exit, status);
+    requireStatus(`${line}, redirected,`, (await redirected(guest, words, 2)).exit, status);
     const before = await guest.statistics();
-    const results = await repeat(count, () => redirected(guest, line));
+    const results = await repeat(count, () => redirected(guest, words));
     const exits = ((await guest.statistics()).exits - before.exits) / count;
     const total = summarise(results.map(({ milliseconds }) => milliseconds.total));
     const inGuest = summarise(times);
@@ -45,10 +51,21 @@ export async function measureRedirection(spec: Partial<LabSpec>, report: Report,
       'count',
       summarise(results.map(({ notifications }) => notifications)),
     );
+    report.add(
+      "calls to the guest's kernel for them",
+      'count',
+      summarise(results.map(({ guestCalls }) => guestCalls)),
+    );
+    report.add(
+      'times the shadow was entered for these',
+      'count',
+      summarise(results.map(({ guestEntries }) => guestEntries)),
+    );
     report.add('the same binary inside the guest, fork and exec included', 'ms', inGuest);
     report.ratio('ratio', total, inGuest, target);
     if (exits > 0) await addExits(report, exits, total, inGuest);
   }
+  if (hostProgram('perl') !== undefined) await measureHandingOver(guest, report, count);
 }
 
 /** In the nested lab an exit costs many times what it does on a processor: what the latter would make of the time. */
@@ -63,11 +80,28 @@ async function addExits(report: Report, exits: number, total: Summary, inGuest: 
   report.ratio('COMPUTED: ratio with exits of 2 us', computed, inGuest);
 }
 
-async function redirected(guest: Guest, line: string, errors?: number): Promise<RunResult> {
-  const [tool, ...words] = line.split(' ');
+/** What a call costs that needs nothing of the shadow: two changes of the process, and a decision. */
+async function measureHandingOver(guest: Guest, report: Report, rounds: number): Promise<void> {
+  report.suite('penumbra run, a call that is answered at once');
+  const time = async (program: string): Promise<number> =>
+    (await redirected(guest, ['perl', '-e', program])).milliseconds.total;
+  const start = summarise(await repeat(rounds, () => time('1'))).minimum;
+  const calls = await repeat(rounds, () => time(`syscall(${IDLE_CALL}) for 1..${IDLE_CALLS}`));
+  const each = summarise(calls.map((milliseconds) => ((milliseconds - start) / IDLE_CALLS) * 1000));
+  report.add('from the call to the next one', 'us', each, IDLE_TARGET_US);
+  const perSecond = (us: number): number => 1e6 / us;
+  report.add('calls per second', 'count', {
+    median: perSecond(each.median),
+    minimum: perSecond(each.minimum),
+    rounds: each.rounds,
+  });
+}
+
+async function redirected(guest: Guest, line: readonly string[], errors?: number): Promise<RunResult> {
+  const [tool = '', ...words] = line;
   const fds = [openSync('/dev/null', 'r'), openSync('/dev/null', 'w'), errors ?? openSync('/dev/null', 'w')] as const;
   try {
-    return await guest.run([hostProgram(tool as string) ?? (tool as string), ...words], { fds, budget: 0 });
+    return await guest.run([hostProgram(tool) ?? tool, ...words], { fds, budget: 0 });
   } finally {
     for (const fd of fds) if (fd !== errors) closeSync(fd);
   }
