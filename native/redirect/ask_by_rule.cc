@@ -210,6 +210,12 @@ class Marshalling {
   }
 
   Answer GiveBack(int64_t value) {
+    const bool lists = call_.number == SYS_getdents64 || call_.number == SYS_getdents;
+    if (lists && value > 0 &&
+        !supervisor_.files().NoteListed(static_cast<int>(registers_[0]), static_cast<uint64_t>(value))) {
+      supervisor_.Say(std::string(call_.rule->name) + ": the guest's directory has no end");
+      return Answer::Error(EIO);
+    }
     for (uint8_t i = 0; i < call_.rule->argument_count; ++i) {
       const Buffer& buffer = buffers_[i];
       const uint8_t kind = rule(i).kind;

@@ -17,6 +17,7 @@ namespace penumbra {
 namespace {
 
 constexpr size_t kMostProcesses = 8192;
+constexpr uint64_t kMostListed = 256 << 20;  // some eight million entries
 constexpr char kNameFormat[] = "penumbra:%d:%llu";
 constexpr char kLinkFormat[] = "/memfd:penumbra:%d:%llu (deleted)";
 
@@ -100,6 +101,11 @@ bool GuestFiles::DropReference(int guest_fd) {
   if (!IsShared(*file)) return --file->references == 0;
   NoteMaybeUnused(guest_fd);
   return false;
+}
+
+bool GuestFiles::NoteListed(int guest_fd, uint64_t bytes) {
+  GuestFile* file = Find(guest_fd);
+  return file == nullptr || (file->listed += bytes) <= kMostListed;
 }
 
 int GuestFiles::Resolve(ToolProcess* process, int fd) {

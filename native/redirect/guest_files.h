@@ -19,6 +19,7 @@ struct GuestFile {
   int family = 0;    ///< of a socket
   int protocol = 0;
   bool writable = false;
+  uint64_t listed = 0;  ///< bytes of entries that were read of a directory
 };
 
 /// In the tool a file of the guest is a memfd whose name says which: the host's kernel duplicates, inherits and closes
@@ -34,6 +35,9 @@ class GuestFiles {
   int MakeAnother(int guest_fd);
   GuestFile* Find(int guest_fd);
   void Remove(int guest_fd) { files_.erase(guest_fd); }
+
+  /// Counts what a directory gave. False: that is more than any has, and it may well have no end.
+  bool NoteListed(int guest_fd, uint64_t bytes);
 
   /// The guest's file behind `fd` of `process`: its number, or ToolProcess::kLocal.
   int Resolve(ToolProcess* process, int fd);

@@ -14,9 +14,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <iterator>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -117,6 +119,33 @@ struct Files {
   Files& operator=(const Files&) = delete;
 
   std::vector<int> host;
+};
+
+/// A directory with one entry over and over.
+class EndlessKernel final : public GuestKernel {
+ public:
+  GuestWindow window() const override { return {memory_.get(), kAddress, kSize}; }
+
+  size_t Run(const GuestCall* calls, size_t count, Answer* answers) override {
+    constexpr uint16_t kRecord = 24;
+    uint8_t* entries = memory_.get() + (calls[0].arguments[1] - kAddress);
+    const uint64_t length = calls[0].arguments[2] / kRecord * kRecord;
+    std::memset(entries, 0, length);
+    for (uint64_t at = 0; at < length; at += kRecord) {
+      std::memcpy(entries + at + 16, &kRecord, sizeof kRecord);
+      entries[at + 19] = 'x';
+    }
+    answers[0].value = static_cast<int64_t>(length);
+    return count;
+  }
+
+  const std::string& failure() const override { return failure_; }
+
+ private:
+  static constexpr uint64_t kAddress = 0x7e0000001000, kSize = 64 << 10;
+
+  std::unique_ptr<uint8_t[]> memory_ = std::make_unique<uint8_t[]>(kSize);
+  std::string failure_;
 };
 
 class Fuzzer {
@@ -316,6 +345,30 @@ TEST("redirection survives a guest that answers at random") {
   Fuzzer fuzzer;
   Random random;
   for (uint64_t i = 0; i < kCases * CaseFactor(); ++i) fuzzer.Try(kRows[random.Below(std::size(kRows))]);
+}
+
+TEST("a directory without end is given up") {
+  constexpr uint64_t kBuffer = 16 << 10, kMostCalls = 100'000;
+  EndlessKernel kernel;
+  Supervisor supervisor(&kernel, MakePolicy(kRows));
+  const int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
+  supervisor.set_message_fd(null);
+  const Files files(&supervisor.files());
+  MadeTool tool;
+  tool.Clear();
+  ToolCall call = {};
+  call.number = SYS_getdents64;
+  call.process = tool.process();
+  call.arguments[0] = Files::kPlain;
+  call.arguments[1] = reinterpret_cast<uint64_t>(tool.Take(kBuffer, true));
+  call.arguments[2] = kBuffer;
+  Answer answer = supervisor.Decide(call);
+  CHECK_EQUAL(answer.value, static_cast<int64_t>(kBuffer / 24 * 24));
+  uint64_t calls = 1;
+  while (answer.value > 0 && calls++ < kMostCalls) answer = supervisor.Decide(call);
+  close(null);
+  CHECK_EQUAL(answer.value, -EIO);
+  CHECK(calls * kBuffer > 200 << 20);
 }
 
 }  // namespace penumbra::test
