@@ -51,11 +51,7 @@ export async function measureRedirection(spec: Partial<LabSpec>, report: Report,
       'count',
       summarise(results.map(({ notifications }) => notifications)),
     );
-    report.add(
-      "calls to the guest's kernel for them",
-      'count',
-      summarise(results.map(({ guestCalls }) => guestCalls)),
-    );
+    report.add("calls to the guest's kernel for them", 'count', summarise(results.map(({ guestCalls }) => guestCalls)));
     report.add(
       'times the shadow was entered for these',
       'count',

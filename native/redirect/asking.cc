@@ -73,7 +73,8 @@ int64_t Supervisor::Judge(uint32_t number, const GuestKernel::Answer& answer) {
   }
   if (answer.blocked) {
     // What a file system waits for is its disk; a socket or pipe would wait for somebody who does not run.
-    const bool is_file = number == SYS_read || number == SYS_pread64 || number == SYS_openat || number == SYS_getdents64;
+    const bool is_file =
+        number == SYS_read || number == SYS_pread64 || number == SYS_openat || number == SYS_getdents64;
     if (is_file) Say(std::string(name) + " needs the guest's disk: what it asks for is not in the guest's memory");
     if (is_file || answer.value < -kMostErrno) return -EIO;
     return answer.value == -EINTR ? -EAGAIN : answer.value;

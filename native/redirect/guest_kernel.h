@@ -22,8 +22,8 @@ struct GuestCall {
 
   uint32_t number = 0;
   uint64_t arguments[6] = {};
-  /// This argument is what the earlier call number `result_of` returned; when that is an error this call is not made and
-  /// has the same error.
+  /// This argument is what the earlier call number `result_of` returned; when that is an error this call is not made
+  /// and has the same error.
   uint8_t result_argument = kNone;
   uint8_t result_of = 0;
 };

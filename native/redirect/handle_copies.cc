@@ -90,7 +90,7 @@ int InputPosition(Supervisor& supervisor, const ToolCall& call, const Copy& copy
   return *position < 0 ? (*position < -4095 ? EIO : static_cast<int>(-*position)) : 0;
 }
 
-/// Copies up to `length` bytes of the guest's file to the same place of `target` and ends `target` there; 0 or an errno.
+/// Copies up to `length` bytes of the guest's file to the same place of `target`, which ends there then; 0 or an errno.
 int FillFrom(Supervisor& supervisor, int file, int64_t position, uint64_t length, int target) {
   const WindowPiece piece = supervisor.Take(Supervisor::kMostTransfer);
   if (piece.host == nullptr) return ENOMEM;

@@ -171,9 +171,12 @@ bool MayBeKnown(Supervisor& supervisor, const ToolCall& call, std::string_view p
 Answer AskForLink(Supervisor& supervisor, ToolCall& call, const char* path) {
   constexpr size_t kMostKnown = 4096;
   std::unordered_set<std::string>& known = supervisor.no_links();
+  supervisor.NoteProgress();
   if (known.contains(path)) return Answer::Error(EINVAL);
+  const bool has_room = static_cast<int>(call.arguments[call.rule->argument_count - 1]) > 0;
   const Answer answer = supervisor.AskByRule(call);
-  if (answer.kind == Answer::kValue && answer.value == -EINVAL && known.size() < kMostKnown) known.insert(path);
+  const bool is_no_link = has_room && answer.kind == Answer::kValue && answer.value == -EINVAL;
+  if (is_no_link && known.size() < kMostKnown) known.insert(path);
   return answer;
 }
 
@@ -201,7 +204,7 @@ Answer HandleReadLink(Supervisor& supervisor, ToolCall& call) {
       if (!call.process->memory.Write(rest[1], target, wanted)) return Answer::Error(EFAULT);
       return Answer::Value(static_cast<int64_t>(wanted));
     }
-    if (static_cast<int64_t>(rest[2]) > 0 && MayBeKnown(supervisor, call, path)) return AskForLink(supervisor, call, path);
+    if (MayBeKnown(supervisor, call, path)) return AskForLink(supervisor, call, path);
   }
   return supervisor.AskByRule(call);
 }

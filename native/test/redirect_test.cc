@@ -15,7 +15,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdio>
 #include <cstring>
 #include <iterator>
 #include <memory>
@@ -322,7 +321,9 @@ class Fuzzer {
   uint64_t Interfaces() {
     ifconf request = {};
     request.ifc_len = static_cast<int>(random_.Below(400));
-    if (random_.Chance(80)) request.ifc_buf = reinterpret_cast<char*>(tool_.Take(static_cast<uint64_t>(request.ifc_len), true));
+    if (random_.Chance(80)) {
+      request.ifc_buf = reinterpret_cast<char*>(tool_.Take(static_cast<uint64_t>(request.ifc_len), true));
+    }
     return Place(&request, sizeof request, true);
   }
 
