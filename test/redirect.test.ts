@@ -1,11 +1,11 @@
 /** How the rules of redirection are compiled, and how redirected tools behave. */
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { chmodSync, closeSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, chownSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { constants, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import t from 'tap';
-import { attach, type Guest } from '../src/index.js';
+import { attach } from '../src/index.js';
 import { toolEnvironment } from '../src/redirect/environment.js';
 import { localFiles } from '../src/redirect/localFiles.js';
 import { compilePolicy } from '../src/redirect/policy.js';
@@ -14,6 +14,7 @@ import type { RunOptions } from '../src/redirect/run.js';
 import { findTool } from '../src/redirect/tool.js';
 import { syscallTable } from '../src/shadow/syscallTable.js';
 import { labGuest } from './lab/driver.js';
+import { runTool as run } from './lab/runTool.js';
 
 t.setTimeout(300_000);
 
@@ -62,33 +63,25 @@ t.test('finding a tool', async (t) => {
   t.equal(findTool([Buffer.from('sh')], '/nowhere:/usr/bin').program, '/usr/bin/sh');
   t.throws(() => findTool([Buffer.from('no-such-tool')]), { code: 'NO_TOOL' });
   t.throws(() => findTool([]), { code: 'NO_TOOL' });
-  t.throws(() => findTool([Buffer.from(make('plain', 'x', 0o644))]), { code: 'NO_TOOL' });
+  t.throws(() => findTool([Buffer.from('/no/such')]), { code: 'NO_TOOL' });
+  t.throws(() => findTool([Buffer.from(make('plain', 'x', 0o644))]), { code: 'UNSUPPORTED' });
+  t.throws(() => findTool([Buffer.from(folder)]), { code: 'UNSUPPORTED' });
   t.throws(() => findTool([Buffer.from(make('text', 'echo'))]), { code: 'UNSUPPORTED', message: /no 64-bit program/ });
   const elf = Buffer.from(readFileSync('/usr/bin/true'));
   elf[4] = 1;
   t.throws(() => findTool([Buffer.from(make('narrow', elf))]), { code: 'UNSUPPORTED', message: /no 64-bit program/ });
   t.ok(findTool([Buffer.from(make('script', '#!/bin/sh\n'))]));
-});
-
-interface Printed {
-  exit: number;
-  stdout: string;
-  stderr: string;
-}
-
-async function run(guest: Guest, words: string[], options: RunOptions = {}, input = ''): Promise<Printed> {
-  const folder = mkdtempSync(join(tmpdir(), 'penumbra-run-'));
-  const at = (name: string): string => join(folder, name);
-  writeFileSync(at('in'), input);
-  const fds = [openSync(at('in'), 'r'), openSync(at('out'), 'w'), openSync(at('err'), 'w')] as const;
-  try {
-    const { exit } = await guest.run(words, { budget: 0, environment: ['LANG=C'], fds, ...options });
-    return { exit, stdout: readFileSync(at('out'), 'latin1'), stderr: readFileSync(at('err'), 'latin1') };
-  } finally {
-    for (const fd of fds) closeSync(fd);
-    rmSync(folder, { recursive: true });
+  t.ok(findTool([Buffer.from(make('short', '#! /bin/sh -e'))]));
+  const [lost, strange] = [make('lost', '#!/no/such/interpreter\n'), make('strange', `#!${join(folder, 'narrow')}\n`)];
+  t.throws(() => findTool([Buffer.from(lost)]), { message: /script for '\/no\/such\/interpreter'/ });
+  t.throws(() => findTool([Buffer.from(strange)]), { message: /narrow is no 64-bit program/ });
+  if (process.getuid?.() === 0) {
+    const changing = make('changing', readFileSync('/usr/bin/true'));
+    chownSync(changing, 1, 1);
+    chmodSync(changing, 0o4755);
+    t.throws(() => findTool([Buffer.from(changing)]), { code: 'UNSUPPORTED', message: /the rights of another user/ });
   }
-}
+});
 
 t.test('tools against a guest', async (t) => {
   const lab = await labGuest(t);

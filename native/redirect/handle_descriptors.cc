@@ -125,6 +125,8 @@ Answer HandleControlDevice(Supervisor& supervisor, ToolCall& call) {
   const uint32_t command = static_cast<uint32_t>(call.arguments[1]);
   if (file == ToolProcess::kLocal) {
     // Characters put into the terminal's input would be read by whoever comes after the tool.
+    // The numbers of processes that a tool knows are not those of its terminal: shells turn job control off.
+    if (command == TIOCGPGRP || command == TIOCSPGRP || command == TIOCGSID) return Answer::Error(ENOTTY);
     if (command == TIOCSTI || command == TIOCLINUX || command == TIOCCONS) return supervisor.Refuse(call);
     return Answer::Continue();
   }

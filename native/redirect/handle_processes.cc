@@ -65,8 +65,9 @@ Answer HandleExecute(Supervisor& supervisor, ToolCall& call) {
   if (length < 0) return Answer::Error(length == -1 ? EFAULT : ENAMETOOLONG);
   // The host's working directory is /, whichever is the guest's.
   if (path[0] != '/' && call.process->cwd != nullptr) return Answer::Error(ENOENT);
+  const std::string absolute = (path[0] == '/' ? "" : "/") + std::string(path);
   if (std::strncmp(path, "/proc/", 6) != 0) {
-    if (const int error = CheckProgram(supervisor, call, path)) return Answer::Error(error);
+    if (const int error = CheckProgram(supervisor, call, absolute.c_str())) return Answer::Error(error);
   } else if (std::strcmp(path, "/proc/self/exe") != 0) {
     return Answer::Error(EACCES);
   }

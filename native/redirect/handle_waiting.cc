@@ -31,11 +31,6 @@ bool IsTime(int64_t seconds, int64_t fraction, int64_t whole) {
   return seconds >= 0 && seconds <= INT64_MAX / kSecond && fraction >= 0 && fraction < whole;
 }
 
-void Sleep(Supervisor& supervisor, int64_t nanoseconds) {
-  supervisor.NoteIdle();
-  supervisor.slept = std::min(supervisor.slept, kLongestSleep) + std::max<int64_t>(nanoseconds, 0);
-}
-
 /// What the guest says of its files, and the host of the others, at once. `polled` has the tool's numbers.
 int64_t PollNow(Supervisor& supervisor, ToolCall& call, std::vector<pollfd>* polled) {
   std::vector<pollfd> guest = *polled, host = *polled;
@@ -87,7 +82,7 @@ bool ReadTimeout(const ToolCall& call, uint64_t address, bool has_microseconds, 
 
 /// The wait is over at once: for what is not ready now, time passes.
 int64_t EndOfWait(Supervisor& supervisor, int64_t ready, int64_t timeout) {
-  if (ready == 0 && timeout != 0) Sleep(supervisor, timeout < 0 ? kSecond : timeout);
+  if (ready == 0 && timeout != 0) supervisor.PassTime(timeout < 0 ? kSecond : timeout);
   return ready;
 }
 
@@ -173,7 +168,7 @@ Answer HandleSleep(Supervisor& supervisor, ToolCall& call) {
     std::memcpy(&time, now.host, sizeof time);
     duration -= std::min(Nanoseconds(time), kLongestSleep) + supervisor.slept;
   }
-  Sleep(supervisor, duration);
+  supervisor.PassTime(duration);
   return Answer::Value(0);
 }
 

@@ -93,6 +93,7 @@ struct Policy {
   bool scratch = false;          ///< writes succeed in the shadow
   uint32_t most_processes = 512;  ///< of the tool, at once
   uint32_t most_idle_calls = 200'000;  ///< questions for the time in a row, sleeps among them
+  uint32_t most_sleeps = 1000;         ///< of all its processes: whoever looks again and again sees nothing new
 };
 
 /// Checks and copies the compiled tables. Throws Error BAD_ARGUMENT.

@@ -1,6 +1,7 @@
 #include "redirect/shadow_kernel.h"
 
 #include <cstring>
+#include <string_view>
 
 #include "error.h"
 
@@ -49,7 +50,9 @@ size_t ShadowKernel::Run(const GuestCall* calls, size_t count, Answer* answers) 
   for (const int64_t value : result.values) answers[answered++] = {value, false, false};
   for (const uint32_t step : result.blocked) answers[step].blocked = true;
   if (result.failure && answered < count) {
-    failure_ = result.failure->message + " (" + result.failure->code + ")";
+    const bool needs_device = std::string_view(result.failure->code) == "DEVICE_ACCESS";
+    failure_ = needs_device ? "it needs the guest's disk, or another device: what it asks for is not in the guest's memory"
+                            : result.failure->message + " (" + result.failure->code + ")";
     answers[answered++] = {0, false, true};
   }
   // The private memory stays, and with it the open files; what the call held when it was given up stays held.

@@ -245,14 +245,34 @@ uint8_t* Supervisor::HostAddress(uint64_t guest) const {
   return guest - window.guest < window.size ? window.host + (guest - window.guest) : nullptr;
 }
 
+namespace {
+
+/// The path that a call is about, in quotes and fit for a terminal; empty where there is none.
+std::string PathOf(const ToolCall& call) {
+  constexpr size_t kMostShown = 200;
+  for (uint8_t i = 0; i < call.rule->argument_count; ++i) {
+    if (call.rule->arguments[i].kind != ArgumentRule::kPath) continue;
+    char path[kMostShown];
+    if (call.process->memory.ReadString(call.arguments[i], path, sizeof path) <= 0) return {};
+    std::string shown(path);
+    std::replace_if(shown.begin(), shown.end(), [](char c) { return static_cast<unsigned char>(c) < ' ' || c == 127; }, '?');
+    return " of " + shown;
+  }
+  return {};
+}
+
+}  // namespace
+
 Answer Supervisor::Refuse(const ToolCall& call, const std::string& why) {
   ++refused_[call.rule->name];
   const bool unknown = call.rule->action == CallRule::kDeny;
   const bool has_condition = why.empty() && call.rule->condition_argument != ArgumentRule::kNone;
   const std::string which =
       has_condition ? " " + std::to_string(static_cast<uint32_t>(call.arguments[call.rule->condition_argument])) : "";
-  Say(std::string(call.rule->name) + which + (unknown ? " is not redirected" : " is refused") +
-      (why.empty() ? (unknown ? "" : ": it would act on the system") : ": " + why));
+  const bool could = call.rule->action == CallRule::kScratch;
+  const char* usual = unknown ? "" : could ? ": --scratch lets it succeed in the shadow" : ": it would act on the system";
+  Say(std::string(call.rule->name) + which + (why.empty() ? PathOf(call) : "") + (unknown ? " is not redirected" : " is refused") +
+      (why.empty() ? usual : ": " + why));
   return Answer::Error(EPERM);
 }
 
@@ -266,6 +286,15 @@ void Supervisor::Say(const std::string& line) {
 void Supervisor::End(const std::string& why) {
   Say(why);
   ending_ = true;
+}
+
+void Supervisor::PassTime(int64_t nanoseconds) {
+  constexpr int64_t kLatest = int64_t{1} << 60;
+  NoteIdle();
+  slept = std::min(slept, kLatest) + std::clamp<int64_t>(nanoseconds, 0, kLatest);
+  if (++sleeps_ == policy_.most_sleeps) {
+    End("the tool waits again and again for something to change, which nothing does in a shadow: ended");
+  }
 }
 
 void Supervisor::NoteIdle() {

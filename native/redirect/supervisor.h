@@ -166,6 +166,8 @@ class Supervisor {
   void NoteProgress() { idle_calls_ = 0; }
   /// Counts what a program does that waits for time to pass; ends the run when it does nothing else.
   void NoteIdle();
+  /// Lets the tool's time pass by so many nanoseconds; ends the run when it does so again and again.
+  void PassTime(int64_t nanoseconds);
   /// Nanoseconds that the tool has slept: its clocks are ahead of the guest's by so much.
   int64_t slept = 0;
 
@@ -210,6 +212,7 @@ class Supervisor {
   std::map<std::string, uint64_t> refused_;
   std::optional<uint64_t> guest_pid_;
   uint32_t idle_calls_ = 0;
+  uint32_t sleeps_ = 0;
   uint64_t ended_processes_ = 0;
   bool ending_ = false;
   RunReport report_;

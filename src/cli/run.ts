@@ -1,3 +1,4 @@
+import { PenumbraError } from '../errors.js';
 import type { Guest } from '../index.js';
 import type { RunOptions, RunResult } from '../redirect/run.js';
 import { argumentBytes } from './arguments.js';
@@ -24,6 +25,8 @@ interface Outcome {
   error?: unknown;
 }
 
+/** As shells and env(1) have it. */
+const ToolStatus = { cannotExecute: 126, notFound: 127 } as const;
 const LONGEST_BUDGET = 86_400_000;
 
 export const run: Command<Arguments> = {
@@ -50,6 +53,8 @@ export const run: Command<Arguments> = {
   async run(args, context) {
     const words = args.tool.map(argumentBytes);
     if (words.length === 0) throw new UsageError('run needs a tool: penumbra run -- TOOL [ARGUMENTS]');
+    const unsuitable = await unsuitableTool(words);
+    if (unsuitable !== undefined) return unsuitable;
     const options = {
       scratch: args.scratch === true,
       budget: wholeNumber('budget', args.budget, LONGEST_BUDGET, 0),
@@ -64,6 +69,18 @@ export const run: Command<Arguments> = {
     return result.exit;
   },
 };
+
+/** Says why there is no such tool, before any guest is touched. */
+async function unsuitableTool(words: readonly Buffer[]): Promise<number | undefined> {
+  const { findTool } = await import('../redirect/tool.js');
+  try {
+    findTool(words);
+    return undefined;
+  } catch (error) {
+    complain(failureLine(error));
+    return error instanceof PenumbraError && error.code === 'NO_TOOL' ? ToolStatus.notFound : ToolStatus.cannotExecute;
+  }
+}
 
 async function runCaptured(args: Arguments, words: Buffer[], options: RunOptions, context: Context): Promise<number> {
   const outcomes = args.all

@@ -1,7 +1,8 @@
 /** What a tool gets to know of its surroundings: how to print, nothing of the host. */
 
 const PASSED_ON = /^(?:TERM|COLORTERM|COLUMNS|LINES|LANG|LANGUAGE|LC_[A-Z]+)$/;
-const SEARCH_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
+/** Where a tool looks for programs. */
+export const SEARCH_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 
 /**
  * @param own of this process
@@ -11,6 +12,9 @@ export function toolEnvironment(own: NodeJS.ProcessEnv, wanted: readonly string[
   const variables = new Map<string, string>([
     ['PATH', SEARCH_PATH],
     ['HOME', '/'],
+    // There is no place for what the reader of a page or a shell remembers.
+    ['LESSHISTFILE', '-'],
+    ['HISTFILE', ''],
   ]);
   for (const [name, value] of Object.entries(own)) {
     if (PASSED_ON.test(name) && value !== undefined) variables.set(name, value);

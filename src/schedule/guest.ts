@@ -225,12 +225,11 @@ export class Guest implements AsyncDisposable {
     return this.#session.statistics();
   }
 
-  /** All processes by pid. The first call of a session rehearses, so that the guest need not stand still for it as long. */
   /**
    * Runs an unmodified program of this host whose system calls the guest's kernel answers: of one instant, at which the
    * guest stands still until the program ends or `budget` is used up.
    * @param words the program and its arguments
-   * @throws PenumbraError NO_TOOL, UNSUPPORTED
+   * @throws PenumbraError NO_TOOL, UNSUPPORTED, GUEST_GONE when the guest ends before the program does
    */
   async run(words: readonly (string | Buffer)[], options: RunOptions = {}): Promise<RunResult> {
     const request = redirectRequest(
@@ -239,11 +238,13 @@ export class Guest implements AsyncDisposable {
       words.map((word) => Buffer.from(word as string)),
       options,
     );
-    const report = await this.#session.useLong((shadow) => shadow.redirect(request, options.signal), options.signal);
-    options.signal?.throwIfAborted();
+    const signal = AbortSignal.any([this.#target.gone, ...(options.signal === undefined ? [] : [options.signal])]);
+    const report = await this.#session.useLong((shadow) => shadow.redirect(request, signal), signal);
+    signal.throwIfAborted();
     return runResult(report);
   }
 
+  /** All processes by pid. The first call of a session rehearses, so that the guest need not stand still for it as long. */
   async processes(): Promise<Process[]> {
     return (await this.#processesWith(async () => undefined)).processes;
   }

@@ -46,6 +46,7 @@ export class LiveTarget implements AsyncDisposable {
   #layout: readonly RamLayoutRegion[];
   #ramMayDiffer = false;
   #closing: Promise<void> | undefined;
+  readonly #gone = new AbortController();
   /** Called when QEMU reports what may have changed the guest's RAM; `followRam` finds out. */
   onRamEvent: () => void = () => undefined;
 
@@ -69,6 +70,7 @@ export class LiveTarget implements AsyncDisposable {
     this.#qmp = parts.qmp;
     this.#stub = parts.stub;
     this.#lock = parts.lock;
+    this.#qmp.events.once('close', (error) => this.#gone.abort(error));
     this.#qmp.events.on('event', ({ name }) => {
       const message = ENDS.get(name);
       // Fails when it was given back meanwhile.
@@ -151,6 +153,11 @@ export class LiveTarget implements AsyncDisposable {
   /** QEMU's run state as it was found, and as it is left. */
   get foundState(): string {
     return this.#stub.foundState;
+  }
+
+  /** Aborted when QEMU ends by itself; the reason is a PenumbraError GUEST_GONE. */
+  get gone(): AbortSignal {
+    return this.#gone.signal;
   }
 
   /** Where the guest's RAM is, as of the last time QEMU was asked. */

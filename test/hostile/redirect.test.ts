@@ -1,5 +1,5 @@
-/** What a redirected tool can do to its host: nothing. */
-import { execFileSync, spawn } from 'node:child_process';
+/** What a redirected tool can do to its host: nothing. What becomes of one that misbehaves, or of its guest. */
+import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import {
   closeSync,
   existsSync,
@@ -18,8 +18,10 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import t from 'tap';
 import { attach } from '../../src/index.js';
+import { hostProgram } from '../../src/lab/hostTools.js';
 import { syscallTable } from '../../src/shadow/syscallTable.js';
 import { labGuest } from '../lab/driver.js';
+import { runTool as run } from '../lab/runTool.js';
 
 t.setTimeout(900_000);
 
@@ -110,4 +112,116 @@ t.test('every system call, with arguments that would do harm', async (t) => {
       `${name}: ${answers.join(' ')}`,
     );
   }
+});
+
+t.test('tools that misbehave', async (t) => {
+  const folder = mkdtempSync(join(tmpdir(), 'penumbra-tools-'));
+  t.teardown(() => rmSync(folder, { recursive: true }));
+  const lab = await labGuest(t, { diskMiB: 64 });
+  await lab.text('seq 1 100000 > /data/large; sync; echo 3 > /proc/sys/vm/drop_caches');
+  await using guest = await attach({ qmp: lab.socket, callTimeout: 5000 });
+  const shell = (command: string) => run(guest, ['sh', '-c', command]);
+  const program = (name: string, source: string): string => {
+    const path = join(folder, name);
+    writeFileSync(`${path}.c`, source);
+    execFileSync('gcc', ['-O1', '-o', path, `${path}.c`]);
+    return path;
+  };
+
+  await t.test('one for another processor, by way of a shell', async (t) => {
+    const narrow = join(folder, 'narrow');
+    const elf = readFileSync('/usr/bin/true');
+    elf[4] = 1;
+    writeFileSync(narrow, elf, { mode: 0o755 });
+    const { stdout, stderr } = await shell(`${narrow} 2> /dev/null; echo $?`);
+    t.match(stdout, /^12[67]\n$/);
+    t.match(stderr, /execve is refused: .*narrow is no 64-bit program/);
+  });
+
+  await t.test('static, and scripts', async (t) => {
+    t.equal((await run(guest, [hostProgram('busybox') ?? '/bin/busybox', 'cat', '/etc/hostname'])).exit, 1);
+    t.match((await run(guest, [hostProgram('busybox') ?? '/bin/busybox', 'cat', '/etc/passwd'])).stdout, /alice/);
+    const script = join(folder, 'script');
+    writeFileSync(script, '#!/bin/sh\necho $1; head -n 1 /etc/passwd\n', { mode: 0o755 });
+    t.equal((await run(guest, [script, 'first'])).stdout, 'first\nroot:x:0:0:root:/root:/bin/sh\n');
+  });
+
+  await t.test('one that goes into the background', async (t) => {
+    const daemon = program(
+      'daemon',
+      `#include <unistd.h>
+       int main() { if (fork()) return 0; setsid(); if (fork()) return 0; close(0); close(1); close(2); for (;;) pause(); }`,
+    );
+    t.match(await run(guest, [daemon]), { exit: 0, leftOver: 1 });
+    t.equal(spawnSync('pgrep', ['-f', daemon], { encoding: 'utf8' }).stdout, '', 'it is gone');
+  });
+
+  await t.test('one that forks without end', async (t) => {
+    const marker = join(folder, 'bomb');
+    writeFileSync(marker, 'f() { f | f; }; f');
+    const { exit, stderr } = await run(guest, ['sh', '-c', `f() { f | f; }; f; : ${marker}`]);
+    t.not(exit, 0);
+    t.match(stderr, /penumbra: the tool has too many processes: no more are started/);
+    t.equal(spawnSync('pgrep', ['-f', marker], { encoding: 'utf8' }).stdout, '', 'all are gone');
+  });
+
+  await t.test('one that reads 4 GiB', async (t) => {
+    const before = process.memoryUsage().rss;
+    const { stderr } = await shell('dd if=guest:/dev/zero of=/dev/null bs=1M count=4096');
+    t.match(stderr, /^4294967296 bytes/m);
+    t.ok(process.memoryUsage().rss - before < 128 << 20, 'memory is bounded');
+  });
+
+  await t.test('ones that wait for the time', async (t) => {
+    const poll = program('poll', '#include <time.h>\nint main() { time_t t = time(0); while (time(0) < t + 5); }');
+    const polling = await run(guest, [poll]);
+    t.not(polling.exit, 0);
+    t.match(polling.stderr, /does nothing but wait for time to pass, and the guest's clock stands still: ended/);
+    const looking = await shell('while :; do cat /etc/hosts; sleep 1; done');
+    t.not(looking.exit, 0);
+    t.match(looking.stderr, /waits again and again for something to change, which nothing does in a shadow: ended/);
+    t.equal((await shell('timeout 3 sleep 2; echo $?')).stdout, '0\n', 'a single wait is over at once');
+  });
+
+  await t.test('one that maps files', { skip: hostProgram('python3') === undefined && 'no Python here' }, async (t) => {
+    const code = `import mmap
+f = open('/srv/tree/numbers', 'rb')
+private = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_COPY)
+private[0:1] = b'X'
+shared = mmap.mmap(f.fileno(), 0, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
+part = mmap.mmap(open('/srv/tree/sparse', 'rb').fileno(), 8192, access=mmap.ACCESS_READ, offset=1 << 29)
+print(private[:4], shared[:4], shared[-5:], len(shared), part[:2], f.read(2))
+try:
+  mmap.mmap(open('/data/large', 'rb').fileno(), 0, access=mmap.ACCESS_READ)
+except OSError as error:
+  print(error.errno)`;
+    const { stdout, stderr } = await run(guest, ['python3', '-I', '-S', '-c', code]);
+    t.equal(stdout, "b'X\\n2\\n' b'1\\n2\\n' b'1000\\n' 3893 b'\\x00\\x00' b'1\\n'\n5\n", stderr);
+    t.match(stderr, /pread64 is not answered: it needs the guest's disk/);
+    const own = "import os; print(os.path.exists('guest:' + os.__file__), os.path.exists(os.__file__))";
+    t.equal((await run(guest, ['python3', '-I', '-S', '-c', own])).stdout, 'False True\n', 'one path, two files');
+  });
+
+  await t.test('files that are not in memory', async (t) => {
+    const { exit, stdout, stderr } = await run(guest, ['cat', '/data/large', '/etc/hosts']);
+    t.equal(exit, 1);
+    t.equal(stdout, await lab.text('cat /etc/hosts').then((text) => `${text}\n`));
+    t.match(stderr, /penumbra: read is not answered: it needs the guest's disk/);
+    t.match(stderr, /cat: \/data\/large: Input\/output error/);
+    const sum = await lab.text('md5sum /data/large');
+    t.equal((await run(guest, ['md5sum', '/data/large'])).stdout, `${sum}\n`, 'once it has been read');
+  });
+});
+
+t.test('a guest that dies while a tool runs', async (t) => {
+  const lab = await labGuest(t);
+  const guest = await attach({ qmp: lab.socket });
+  const started = performance.now();
+  setTimeout(() => process.kill(lab.pid, 'SIGKILL'), 500);
+  const marker = `${lab.socket}-marker`;
+  const running = run(guest, ['sh', '-c', `while :; do cat /etc/hosts; done; : ${marker}`]);
+  await t.rejects(running, { code: 'GUEST_GONE' });
+  t.ok(performance.now() - started < 10_000, 'at once');
+  t.equal(spawnSync('pgrep', ['-f', marker], { encoding: 'utf8' }).stdout, '', 'the tool is gone too');
+  await guest.close().catch(() => undefined);
 });

@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url';
 import t from 'tap';
 import { hostProgram, toolFiles } from '../../src/lab/hostTools.js';
 import { LAB_KERNELS, LabGuest, type LabSpec } from '../../src/lab/index.js';
+import { SEARCH_PATH, toolEnvironment } from '../../src/redirect/environment.js';
 import { CanaryHost } from '../lab/canaryHost.js';
 import type { LineResult, LineResults, LineWork } from '../lab/runLines.js';
 import { programNames, programsOf, type ToolCase, toolCases } from './runTable.js';
@@ -16,7 +17,6 @@ const WANTED_KERNEL = process.env['PENUMBRA_KERNEL'] ?? (LONG ? undefined : '6.1
 t.setTimeout(LONG ? 1_800_000 : 600_000);
 
 const ENVIRONMENT = ['LANG=C', 'TERM=dumb'];
-const SEARCH_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 /** What programs come with and look for in the guest when they run there. */
 const TABLES = ['/usr/lib/file/magic.mgc', '/usr/share/misc/magic.mgc', '/etc/protocols', '/etc/services'];
 const LINE_TIMEOUT_MS = 60_000;
@@ -43,7 +43,7 @@ function pythonFiles(): string[] {
 
 async function native(lab: LabGuest, line: string): Promise<LineResult> {
   const quoted = line.replaceAll("'", "'\\''");
-  const environment = [`PATH=${SEARCH_PATH}`, 'HOME=/', ...ENVIRONMENT].join(' ');
+  const environment = toolEnvironment({}, ENVIRONMENT).join(' ');
   const { status, stdout, stderr } = await lab.run(
     `exec env -i ${environment} /usr/bin/sh -c '${quoted}' < /dev/null`,
     LINE_TIMEOUT_MS,
