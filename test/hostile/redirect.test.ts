@@ -158,9 +158,7 @@ t.test('tools that misbehave', async (t) => {
 
   await t.test('one that forks without end', async (t) => {
     const marker = join(folder, 'bomb');
-    writeFileSync(marker, 'f() { f | f; }; f');
-    const { exit, stderr } = await run(guest, ['sh', '-c', `f() { f | f; }; f; : ${marker}`]);
-    t.not(exit, 0);
+    const { stderr } = await shell(`f() { f | f; }; f; : ${marker}`);
     t.match(stderr, /penumbra: the tool has too many processes: no more are started/);
     t.equal(spawnSync('pgrep', ['-f', marker], { encoding: 'utf8' }).stdout, '', 'all are gone');
   });
@@ -189,10 +187,11 @@ f = open('/srv/tree/numbers', 'rb')
 private = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_COPY)
 private[0:1] = b'X'
 shared = mmap.mmap(f.fileno(), 0, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
-part = mmap.mmap(open('/srv/tree/sparse', 'rb').fileno(), 8192, access=mmap.ACCESS_READ, offset=1 << 29)
+sparse, large = open('/srv/tree/sparse', 'rb'), open('/data/large', 'rb')
+part = mmap.mmap(sparse.fileno(), 8192, access=mmap.ACCESS_READ, offset=1 << 29)
 print(private[:4], shared[:4], shared[-5:], len(shared), part[:2], f.read(2))
 try:
-  mmap.mmap(open('/data/large', 'rb').fileno(), 0, access=mmap.ACCESS_READ)
+  mmap.mmap(large.fileno(), 0, access=mmap.ACCESS_READ)
 except OSError as error:
   print(error.errno)`;
     const { stdout, stderr } = await run(guest, ['python3', '-I', '-S', '-c', code]);
