@@ -51,7 +51,7 @@ size_t ShadowKernel::Run(const GuestCall* calls, size_t count, Answer* answers) 
   for (const uint32_t step : result.blocked) answers[step].blocked = true;
   if (result.failure && answered < count) {
     const bool needs_device = std::string_view(result.failure->code) == "DEVICE_ACCESS";
-    failure_ = needs_device ? "it needs the guest's disk, or another device: what it asks for is not in the guest's memory"
+    failure_ = needs_device ? "it needs the guest's disk, or another device, for what is not in the guest's memory"
                             : result.failure->message + " (" + result.failure->code + ")";
     answers[answered++] = {0, false, true};
   }

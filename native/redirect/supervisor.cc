@@ -247,16 +247,16 @@ uint8_t* Supervisor::HostAddress(uint64_t guest) const {
 
 namespace {
 
-/// The path that a call is about, in quotes and fit for a terminal; empty where there is none.
+/// Says which path a call is about, fit for a terminal; empty where there is none.
 std::string PathOf(const ToolCall& call) {
   constexpr size_t kMostShown = 200;
   for (uint8_t i = 0; i < call.rule->argument_count; ++i) {
     if (call.rule->arguments[i].kind != ArgumentRule::kPath) continue;
     char path[kMostShown];
     if (call.process->memory.ReadString(call.arguments[i], path, sizeof path) <= 0) return {};
-    std::string shown(path);
-    std::replace_if(shown.begin(), shown.end(), [](char c) { return static_cast<unsigned char>(c) < ' ' || c == 127; }, '?');
-    return " of " + shown;
+    const auto is_control = [](char c) { return static_cast<unsigned char>(c) < ' ' || c == 127; };
+    std::replace_if(std::begin(path), std::find(std::begin(path), std::end(path), 0), is_control, '?');
+    return std::string(" of ") + path;
   }
   return {};
 }
@@ -270,9 +270,12 @@ Answer Supervisor::Refuse(const ToolCall& call, const std::string& why) {
   const std::string which =
       has_condition ? " " + std::to_string(static_cast<uint32_t>(call.arguments[call.rule->condition_argument])) : "";
   const bool could = call.rule->action == CallRule::kScratch;
-  const char* usual = unknown ? "" : could ? ": --scratch lets it succeed in the shadow" : ": it would act on the system";
-  Say(std::string(call.rule->name) + which + (why.empty() ? PathOf(call) : "") + (unknown ? " is not redirected" : " is refused") +
-      (why.empty() ? usual : ": " + why));
+  const char* usual = could ? ": --scratch lets it succeed in the shadow" : ": it would act on the system";
+  std::string line = std::string(call.rule->name) + which + (why.empty() ? PathOf(call) : "");
+  line += unknown ? " is not redirected" : " is refused";
+  if (!why.empty()) line += ": " + why;
+  else if (!unknown) line += usual;
+  Say(line);
   return Answer::Error(EPERM);
 }
 

@@ -64,7 +64,7 @@ export const lab: Command<LabArguments> = {
     ram: choice(LAB_RAM_KINDS, ram, 'what backs its RAM'),
     disk: { type: 'string', default: String(diskMiB), requiresArg: true, describe: 'MiB of a disk mounted on /data' },
     emulator: choice(['system', 'qemu10'], emulator, 'which QEMU'),
-    clock: { type: 'string', default: clock, requiresArg: true, describe: 'its time at the start, as 2033-06-15T12:00:00' },
+    clock: { type: 'string', default: clock, requiresArg: true, describe: 'its first time, as 2033-06-15T12:00:00' },
     accelerator: choice(['tcg', 'kvm'], accelerator, 'how it runs'),
     machine: choice(LAB_MACHINES, machine, "QEMU's machine type"),
   },

@@ -71,7 +71,9 @@ export function completeSpec(wanted: Partial<LabSpec> = {}): LabSpec {
   requireOneOf('accelerator', spec.accelerator, ACCELERATORS);
   requireOneOf('machine', spec.machine, LAB_MACHINES);
   if (spec.machine === 'microvm' && spec.accelerator === 'tcg') requireEmulatedMicrovm(spec);
-  if (!CLOCK.test(spec.clock)) throw new PenumbraError('BAD_ARGUMENT', `lab guest: ${spec.clock} is no time for a clock`);
+  if (!CLOCK.test(spec.clock)) {
+    throw new PenumbraError('BAD_ARGUMENT', `lab guest: ${spec.clock} is no time for a clock`);
+  }
   requireRange('memoryMiB', spec.memoryMiB, MEMORY_MIN, MEMORY_MAX);
   requireRange('growMiB', spec.growMiB, 0, MEMORY_MAX);
   requireRange('diskMiB', spec.diskMiB, 0, MEMORY_MAX);

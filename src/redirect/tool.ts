@@ -21,7 +21,7 @@ const HEAD_SIZE = 256;
 const MODE_SETUID = 0o4000;
 const MODE_SETGID = 0o2000;
 
-/** A tool's own search path comes first: what a user has in front of it are often scripts that look for the real one. */
+/** A tool's own search path comes first: what users have in front of it are often scripts that look for a program. */
 function searchPathOf(environment: NodeJS.ProcessEnv): string {
   return environment.PATH === undefined ? SEARCH_PATH : `${SEARCH_PATH}:${environment.PATH}`;
 }

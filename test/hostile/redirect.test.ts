@@ -150,7 +150,13 @@ t.test('tools that misbehave', async (t) => {
     const daemon = program(
       'daemon',
       `#include <unistd.h>
-       int main() { if (fork()) return 0; setsid(); if (fork()) return 0; close(0); close(1); close(2); for (;;) pause(); }`,
+       int main() {
+         if (fork()) return 0;
+         setsid();
+         if (fork()) return 0;
+         for (int fd = 0; fd < 3; ++fd) close(fd);
+         for (;;) pause();
+       }`,
     );
     t.match(await run(guest, [daemon]), { exit: 0, leftOver: 1 });
     t.equal(spawnSync('pgrep', ['-f', daemon], { encoding: 'utf8' }).stdout, '', 'it is gone');

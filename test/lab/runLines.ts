@@ -38,7 +38,8 @@ async function redirect(guest: Guest, line: string, environment: readonly string
 }
 
 function runHere(line: string): LineResult {
-  const { status, stdout, stderr } = spawnSync('/usr/bin/sh', ['-c', line], { encoding: 'latin1', timeout: TIMEOUT_MS });
+  const options = { encoding: 'latin1', timeout: TIMEOUT_MS } as const;
+  const { status, stdout, stderr } = spawnSync('/usr/bin/sh', ['-c', line], options);
   return { exit: status ?? -1, stdout, stderr };
 }
 

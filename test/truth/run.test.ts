@@ -18,7 +18,10 @@ t.setTimeout(LONG ? 1_800_000 : 600_000);
 
 const ENVIRONMENT = ['LANG=C', 'TERM=dumb'];
 /** What programs come with and look for in the guest when they run there. */
-const TABLES = ['/usr/lib/file/magic.mgc', '/usr/share/misc/magic.mgc', '/etc/protocols', '/etc/services'];
+const TABLES = [
+  ...['/usr/lib/file/magic.mgc', '/usr/share/misc/magic.mgc', '/etc/protocols', '/etc/services'],
+  ...['/lib/terminfo/d/dumb', '/usr/share/terminfo/d/dumb'],
+];
 const LINE_TIMEOUT_MS = 60_000;
 /** No year of the host, of the kernels or of this repository. */
 const GUEST_CLOCK = '2041-06-15T12:00:00';
@@ -30,7 +33,9 @@ const runner = fileURLToPath(new URL('../lab/runLines.js', import.meta.url));
 /** Lines whose first program this host does not have are left out. */
 function casesHere(): ToolCase[] {
   const isShell = /^(?:[[(]|cd|for|test|echo|pwd|printf|nosuch|\/)/;
-  return toolCases.filter(({ command }) => isShell.test(command) || hostProgram(programsOf(command)[0] as string) !== undefined);
+  return toolCases.filter(
+    ({ command }) => isShell.test(command) || hostProgram(programsOf(command)[0] as string) !== undefined,
+  );
 }
 
 /** Files of Python's library that it cannot start without. */
@@ -63,7 +68,8 @@ function runOnCanaryHost(host: CanaryHost, qmp: string, redirected: readonly str
 }
 
 async function compare(kernel: LabSpec['kernel']): Promise<void> {
-  await t.test(`kernel ${kernel}`, { skip: process.getuid?.() !== 0 && 'only root can give a host another name' }, async (t) => {
+  const skip = process.getuid?.() !== 0 && 'only root can give a host another name';
+  await t.test(`kernel ${kernel}`, { skip }, async (t) => {
     using host = new CanaryHost();
     await using lab = await LabGuest.start(
       { kernel, memoryMiB: 768, clock: GUEST_CLOCK },

@@ -44,13 +44,15 @@ t.test('run', async (t) => {
   });
 
   await t.test('JSON', async (t) => {
-    const { stdout, status } = await cli('run', '--qmp', guest.socket, '--json', '--', 'sh', '-c', 'ls /srv; ls /x; exit 3');
+    const words = ['sh', '-c', 'ls /srv; ls /x; exit 3'];
+    const { stdout, status } = await cli('run', '--qmp', guest.socket, '--json', '--', ...words);
     t.equal(status, 3);
     t.match(JSON.parse(stdout.toString()), { ok: true, exit: 3, stdout: 'tree\nwww\n', stderr: /No such file/ });
   });
 
   await t.test('Ctrl-C', (t) => interrupt(t, guest));
-  await t.test('in a terminal', { skip: hostProgram('script') === undefined && 'needs script(1)' }, (t) => terminal(t, guest));
+  const skip = hostProgram('script') === undefined && 'needs script(1)';
+  await t.test('in a terminal', { skip }, (t) => terminal(t, guest));
 });
 
 /** The signal goes to the whole group, as a terminal sends it. */

@@ -32,7 +32,7 @@ const withoutLines = (printed: string, ...unwanted: RegExp[]): string[] =>
 const withoutNumbers = (printed: string): string => printed.replace(/\d+(?:\.\d+)?/g, 'N').replace(/ +/g, ' ');
 
 /** Of Python's library nothing but what it starts with (`pythonFiles` in run.test.ts), and nothing is written. */
-const PYTHON = '-I -S -B -c';
+const python = (code: string): string => `/usr/bin/python3 -I -S -B -c 'import os; ${code}'`;
 
 const COUNTERS = 'counters run on';
 const OWN_FILES = 'the files of the tool are those of the borrowed task';
@@ -248,17 +248,17 @@ export const toolCases: readonly ToolCase[] = [
     'bash -c "while IFS=: read -r name _ id _; do echo \\$name=\\$id; done < /etc/passwd"',
     "perl -e 'opendir D, \"/srv/tree\"; print map { \"$_ \" . (-s \"/srv/tree/$_\") . \"\\n\" } sort readdir D'",
     "perl -e 'print join(\" \", (getpwnam \"bob\")[0, 2, 3, 7]), \"\\n\"'",
-    `/usr/bin/python3 ${PYTHON} 'import os; print(os.uname(), os.getcwd(), os.cpu_count(), os.getloadavg() != ())'`,
-    `/usr/bin/python3 ${PYTHON} 'import os; print([(e.name, e.is_dir(), e.stat().st_size) for e in os.scandir("/srv/tree")])'`,
-    `/usr/bin/python3 ${PYTHON} 'import os; print([(b, sorted(d), len(f)) for b, d, f in os.walk("/srv")])'`,
-    `/usr/bin/python3 ${PYTHON} 'import os; print(os.statvfs("/srv"), os.readlink("/srv/tree/link"), os.access("/etc", os.W_OK))'`,
-    `/usr/bin/python3 ${PYTHON} 'print(open("/etc/nowhere"))' 2> /dev/null`,
+    python('print(os.uname(), os.getcwd(), os.cpu_count(), os.getloadavg() != ())'),
+    python('print([(e.name, e.is_dir(), e.stat().st_size) for e in os.scandir("/srv/tree")])'),
+    python('print([(b, sorted(d), len(f)) for b, d, f in os.walk("/srv")])'),
+    python('print(os.statvfs("/srv"), os.readlink("/srv/tree/link"), os.access("/etc", os.W_OK))'),
+    python('print(open("/etc/nowhere"))'),
     'find /srv/tree/deep -type f -exec head -c 6 {} \\;',
     'find /srv/tree -type d -print0 | xargs -0 -n 1 basename',
     'find /etc -name "*s*" | xargs -I{} sh -c "echo {}; wc -c < {}"',
     'nosuchprogram',
     '/etc/passwd',
-'sleep 1000 & kill -9 $!; wait $!; echo $?',
+    'sleep 1000 & kill -9 $!; wait $!; echo $?',
     'sleep 1000 & kill $!; wait $!',
     '/usr/bin/nosuchprogram; echo $?',
     'false | true; echo $?; true | false',
