@@ -18,7 +18,9 @@ namespace penumbra {
 namespace {
 
 constexpr int64_t kSecond = 1'000'000'000;
-constexpr int64_t kLongestSleep = int64_t{1} << 60;
+/// Later than any clock that shows the years since 1970 will be for long: sleeps may end at a time of the clock.
+constexpr int64_t kLongestSleep = int64_t{1} << 62;
+constexpr int64_t kLastSecond = 9'223'372'036;  // KTIME_SEC_MAX, include/linux/ktime.h
 constexpr uint64_t kMostPolled = 4096;
 
 int64_t Nanoseconds(const timespec& time) {
@@ -28,7 +30,7 @@ int64_t Nanoseconds(const timespec& time) {
 
 /// Whether a kernel's clock could show this (timespec64_valid_strict, include/linux/time64.h).
 bool IsTime(int64_t seconds, int64_t fraction, int64_t whole) {
-  return seconds >= 0 && seconds <= INT64_MAX / kSecond && fraction >= 0 && fraction < whole;
+  return seconds >= 0 && seconds <= kLastSecond && fraction >= 0 && fraction < whole;
 }
 
 /// What the guest says of its files, and the host of the others, at once. `polled` has the tool's numbers.
