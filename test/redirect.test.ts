@@ -113,7 +113,13 @@ t.test('tools against a guest', async (t) => {
     );
   });
 
+  await t.test("children's ends break nothing off", async (t) => {
+    const loop = 'i=0; while [ $i -lt 100 ]; do true | false | cat /etc/hosts || exit; i=$((i + 1)); done > /dev/null';
+    t.match(await run(guest, ['dash', '-c', loop]), { exit: 0, stderr: '' });
+  });
+
   await t.test('the guest, and not the host', async (t) => {
+    t.match((await run(guest, ['readlink', '/proc/self/fd/1'])).stdout, /^host:\[\d+\]\n$/, "no name of the host's");
     t.equal((await run(guest, ['uname', '-n'])).stdout, 'lab\n');
     t.equal((await run(guest, ['hostname'])).stdout, 'lab\n');
     const release = (await lab.text('uname -r')).trim();

@@ -25,17 +25,20 @@ const TABLES = [
 const LINE_TIMEOUT_MS = 60_000;
 /** No year of the host, of the kernels or of this repository. */
 const GUEST_CLOCK = '2041-06-15T12:00:00';
+/** The short run takes every second line: running them inside an emulated guest is what takes the time. */
+const STEP = LONG ? 1 : 2;
 const LEAST_SHARE = 0.9;
-const LEAST_LINES = 150;
-const LEAST_PROGRAMS = 60;
+const LEAST_LINES = 150 / STEP;
+const LEAST_PROGRAMS = 60 / STEP;
 const runner = fileURLToPath(new URL('../lab/runLines.js', import.meta.url));
 
-/** Lines whose first program this host does not have are left out. */
+/** The lines to be compared; those whose first program this host does not have are left out. */
 function casesHere(): ToolCase[] {
   const isShell = /^(?:[[(]|cd|for|test|echo|pwd|printf|nosuch|\/)/;
-  return toolCases.filter(
+  const cases = toolCases.filter(
     ({ command }) => isShell.test(command) || hostProgram(programsOf(command)[0] as string) !== undefined,
   );
+  return cases.filter((_, index) => index % STEP === 0);
 }
 
 /** Files of Python's library that it cannot start without. */
