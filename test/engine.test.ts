@@ -110,7 +110,14 @@ function questions(guest: Guest): BatchStep[] {
     call(
       19,
       result(0),
-      { kind: NativeArgumentKind.inout, bytes: pointers, fixups: [{ offset: 0, target: 48 }, { offset: 16, target: 72 }] },
+      {
+        kind: NativeArgumentKind.inout,
+        bytes: pointers,
+        fixups: [
+          { offset: 0, target: 48 },
+          { offset: 16, target: 72 },
+        ],
+      },
       value(2),
     ),
     call(3, result(0)), // close
@@ -122,7 +129,11 @@ function questions(guest: Guest): BatchStep[] {
     { ...call(39), kind: 'direct' },
     call(89, bytes('/proc/self/exe'), read(100), value(100)), // readlink
     { ...call(0), nr: guest.kernel.requireSymbol('int_sqrt'), kind: 'function', args: [value(144)] },
-    call(35, { kind: NativeArgumentKind.in, bytes: Buffer.from([5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]) }, value(0)),
+    call(
+      35,
+      { kind: NativeArgumentKind.in, bytes: Buffer.from([5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]) },
+      value(0),
+    ),
     call(39),
   ];
 }
@@ -142,7 +153,15 @@ async function ask(lab: TestGuest, engine: EngineName, device?: string): Promise
 }
 
 /** st_atime of what was opened a moment ago is not compared. */
-function comparable({ value, out, blocked }: { value: bigint; out: (Buffer | undefined)[]; blocked?: boolean }): unknown {
+function comparable({
+  value,
+  out,
+  blocked,
+}: {
+  value: bigint;
+  out: (Buffer | undefined)[];
+  blocked?: boolean;
+}): unknown {
   const buffers = out.map((buffer) => (buffer?.length === 144 ? buffer.subarray(0, 72) : buffer)?.toString('latin1'));
   return { value, buffers, blocked: blocked === true };
 }
@@ -152,7 +171,7 @@ t.test('engines in a guest', async (t) => {
   const passwd = await lab.text('cat /etc/passwd; echo .');
   const unicorn = await ask(lab, 'unicorn');
 
-  await t.test('the answers are the guest\'s', async (t) => {
+  await t.test("the answers are the guest's", async (t) => {
     const results = unicorn.results as { value: bigint; buffers: (string | undefined)[]; blocked: boolean }[];
     const whole = passwd.slice(0, -1);
     t.equal(`${results[1]?.buffers[1]}${results[3]?.buffers[1]}`, whole);
@@ -172,13 +191,20 @@ t.test('engines in a guest', async (t) => {
     t.same(kvm.results, unicorn.results);
   });
 
-  await t.test('faults are the guest kernel\'s, and a failed call leaves the engine whole', { skip: !hasKvm && 'no /dev/kvm' }, async (t) => {
-    await using guest = await attach({ qmp: lab.socket, engine: 'kvm', callTimeout: CALL_TIMEOUT });
-    // The guest's own page fault handler and exception tables.
-    t.equal(await guest.use((shadow) => shadow.syscall('stat', '/etc/passwd', rawAddress(1n))), -14n);
-    await t.rejects(guest.use((shadow) => shadow.callFunction('panic')), { code: 'GUEST_BUG' } as unknown as Error);
-    t.equal(await guest.use((shadow) => shadow.syscall('getpid')), 1n);
-  });
+  await t.test(
+    "faults are the guest kernel's, and a failed call leaves the engine whole",
+    { skip: !hasKvm && 'no /dev/kvm' },
+    async (t) => {
+      await using guest = await attach({ qmp: lab.socket, engine: 'kvm', callTimeout: CALL_TIMEOUT });
+      // The guest's own page fault handler and exception tables.
+      t.equal(await guest.use((shadow) => shadow.syscall('stat', '/etc/passwd', rawAddress(1n))), -14n);
+      await t.rejects(
+        guest.use((shadow) => shadow.callFunction('panic')),
+        { code: 'GUEST_BUG' } as unknown as Error,
+      );
+      t.equal(await guest.use((shadow) => shadow.syscall('getpid')), 1n);
+    },
+  );
 
   await t.test('the engine is chosen, and why is told', async (t) => {
     const auto = await ask(lab, 'auto', '/nonexistent/kvm');
@@ -192,7 +218,10 @@ t.test('engines in a guest', async (t) => {
       refused({ engine: 'kvm', kvmDevice: '/nonexistent/kvm' }),
       code('UNSUPPORTED', /^there is no KVM at \/nonexistent\/kvm/),
     );
-    await t.rejects(refused({ engine: 'kvm', kvmDevice: '/dev/null' }), code('UNSUPPORTED', /^\/dev\/null is not KVM$/));
+    await t.rejects(
+      refused({ engine: 'kvm', kvmDevice: '/dev/null' }),
+      code('UNSUPPORTED', /^\/dev\/null is not KVM$/),
+    );
     await t.rejects(refused({ engine: 'kvm', instructionLimit: 1000 }), code('UNSUPPORTED', /counts no instructions/));
     await t.rejects(refused({ engine: 'qemu' }), code('UNSUPPORTED', /qemu is not there/));
   });
@@ -227,7 +256,9 @@ t.test('engines in a guest', async (t) => {
 t.test('a guest whose processor has what this host lacks', { skip: !hasKvm && 'no /dev/kvm' }, async (t) => {
   const structured = 7;
   const la57 = 1 << 16;
-  const leaf = [...leaves(addon.kvmCpuid('/dev/kvm'))].find(([number, subleaf]) => number === structured && subleaf === 0);
+  const leaf = [...leaves(addon.kvmCpuid('/dev/kvm'))].find(
+    ([number, subleaf]) => number === structured && subleaf === 0,
+  );
   if (((leaf?.[4] ?? 0) & la57) !== 0) {
     t.comment("this host's KVM has five levels of page tables, too");
     return;

@@ -4,7 +4,14 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
 import t, { type Test } from 'tap';
-import { type AbsentRange, type AddressSpace, attach, type Guest, type PageState, readMemoryMaps } from '../src/index.js';
+import {
+  type AbsentRange,
+  type AddressSpace,
+  attach,
+  type Guest,
+  type PageState,
+  readMemoryMaps,
+} from '../src/index.js';
 import { Tasks } from '../src/kernel/tasks.js';
 import type { LabSpec } from '../src/lab/index.js';
 import { outputOf } from '../src/shadow/decodedResult.js';
@@ -38,7 +45,11 @@ class Random {
 }
 
 async function sleeperPid(lab: TestGuest, seconds: number): Promise<number> {
-  return Number(await lab.text(`for p in /proc/[0-9]*; do case $(tr '\\0' ' ' < $p/cmdline) in *"sleep ${seconds} ") echo \${p#/proc/};; esac; done | tail -1`));
+  return Number(
+    await lab.text(
+      `for p in /proc/[0-9]*; do case $(tr '\\0' ' ' < $p/cmdline) in *"sleep ${seconds} ") echo \${p#/proc/};; esac; done | tail -1`,
+    ),
+  );
 }
 
 // --- RAM as people start it
@@ -55,7 +66,10 @@ async function answersRight(t: Test, lab: TestGuest, guest: Guest): Promise<void
     );
   }
   const file = await guest.readFile('/srv/tree/binary');
-  t.equal(createHash('sha256').update(file).digest('hex'), (await lab.text('sha256sum /srv/tree/binary')).split(' ')[0]);
+  t.equal(
+    createHash('sha256').update(file).digest('hex'),
+    (await lab.text('sha256sum /srv/tree/binary')).split(' ')[0],
+  );
   const memory = guest.memory(sleeper);
   const [at] = await memory.search(Buffer.from(MARK));
   t.equal(at === undefined ? '' : memory.read(at, MARK.length).toString(), MARK);
@@ -83,7 +97,11 @@ t.test('RAM of every kind', async (t) => {
       await using guest = await attach({ qmp: lab.socket });
       const { ram } = await guest.info();
       t.same([...new Set(ram.map(({ kind }) => kind))], kinds);
-      if (lab.spec.memoryMiB > 4096) t.ok(ram.some(({ gpa }) => gpa >= 4096n * MIB), 'some of it above 4 GiB');
+      if (lab.spec.memoryMiB > 4096)
+        t.ok(
+          ram.some(({ gpa }) => gpa >= 4096n * MIB),
+          'some of it above 4 GiB',
+        );
       await answersRight(t, lab, guest);
       if (lab.spec.memoryMiB > 4096 && lab.spec.cpu === 'max') await hasLargestPages(t, guest);
     });
@@ -94,7 +112,10 @@ t.test('RAM of every kind', async (t) => {
 async function hasLargestPages(t: Test, guest: Guest): Promise<void> {
   const kernel = guest.memory('kernel');
   const pageOffset = guest.kernel.virtual.read(guest.kernel.requireSymbol('page_offset_base'), 8).readBigUInt64LE();
-  const sizes = Array.from({ length: 6 }, (_, gib) => kernel.page(pageOffset + (BigInt(gib) << 30n) + 5n * MIB).pageSize);
+  const sizes = Array.from(
+    { length: 6 },
+    (_, gib) => kernel.page(pageOffset + (BigInt(gib) << 30n) + 5n * MIB).pageSize,
+  );
   t.ok(sizes.includes(1n << 30n), `pages of 1 GiB in the direct map: ${sizes.join()}`);
 }
 
@@ -135,11 +156,16 @@ t.test('memory that is plugged and unplugged while attached', async (t) => {
       await answersRight(t, lab, guest);
       t.same([...new Set(await names())], ['ram']);
 
-      const backend = ram === 'memfd' ? { 'qom-type': 'memory-backend-memfd', share: true } : { 'qom-type': 'memory-backend-ram' };
+      const backend =
+        ram === 'memfd' ? { 'qom-type': 'memory-backend-memfd', share: true } : { 'qom-type': 'memory-backend-ram' };
       await lab.qmp('object-add', { ...backend, id: 'more', size: 256 << 20 });
       await lab.qmp('device_add', { driver: 'pc-dimm', id: 'dimm', memdev: 'more' });
-      const online = 'for m in /sys/devices/system/memory/memory*/state; do read -r s < $m; [ $s = online ] || echo online_movable > $m; done';
-      await until('the guest has the new memory', async () => (await lab.text('grep -c . /sys/devices/system/memory/memory*/state | wc -l')) === '4');
+      const online =
+        'for m in /sys/devices/system/memory/memory*/state; do read -r s < $m; [ $s = online ] || echo online_movable > $m; done';
+      await until(
+        'the guest has the new memory',
+        async () => (await lab.text('grep -c . /sys/devices/system/memory/memory*/state | wc -l')) === '4',
+      );
       await lab.text(online);
       // What is movable goes to movable memory first.
       await lab.text(`head -c ${BLOB_BYTES} /dev/urandom > /srv/blob`);
@@ -150,7 +176,9 @@ t.test('memory that is plugged and unplugged while attached', async (t) => {
 
       await lab.text('rm /srv/blob; sync; echo 3 > /proc/sys/vm/drop_caches');
       await lab.qmp('device_del', { id: 'dimm' });
-      await until('the guest gave the memory back', async () => lab.events.some(({ event }) => event === 'DEVICE_DELETED'));
+      await until('the guest gave the memory back', async () =>
+        lab.events.some(({ event }) => event === 'DEVICE_DELETED'),
+      );
       await lab.qmp('object-del', { id: 'more' });
       await until('penumbra noticed', async () => !(await names()).includes('more'));
       await answersRight(t, lab, guest);
@@ -234,9 +262,13 @@ async function compareTranslations(
   const addresses: bigint[] = [];
   for (let at = 0; at < (LONG ? 3000 : 75); at += 1) {
     const { va, size } = random.pick(extents);
-    addresses.push(va + (BigInt(random.below(2 ** 31)) * PAGE + BigInt(random.below(4096))) % size);
+    addresses.push(va + ((BigInt(random.below(2 ** 31)) * PAGE + BigInt(random.below(4096))) % size));
     // Right before and behind what is there, and somewhere.
-    addresses.push(va - 1n, va + size, canonical(BigInt(random.below(2 ** 31)) << BigInt(12 + random.below(20)), levels));
+    addresses.push(
+      va - 1n,
+      va + size,
+      canonical(BigInt(random.below(2 ** 31)) << BigInt(12 + random.below(20)), levels),
+    );
   }
   let mapped = 0;
   for (const address of addresses.filter((address) => address >= 0n && address < 2n ** 64n)) {
@@ -277,7 +309,13 @@ async function pagemap(lab: TestGuest, pid: number, from: bigint, pages: number)
 }
 
 /** Each page as the guest's pagemap has it; gives how often each state was met. */
-async function comparePages(t: Test, lab: TestGuest, memory: AddressSpace, from: bigint, to: bigint): Promise<Record<string, number>> {
+async function comparePages(
+  t: Test,
+  lab: TestGuest,
+  memory: AddressSpace,
+  from: bigint,
+  to: bigint,
+): Promise<Record<string, number>> {
   const { ours, theirs } = await whileNothingMoves(lab, memory, from, to);
   const seen: Record<string, number> = {};
   for (const [index, { gpa, absent }] of ours.entries()) {
@@ -333,10 +371,14 @@ async function isWhatTheGuestSays(t: Test, lab: TestGuest): Promise<void> {
     const mappings = await readMemoryMaps(guest, pid);
     t.same(
       mappings.map(({ start, end, permissions, path }) => `${digits(start)}-${digits(end)} ${permissions} ${path}`),
-      stdout.toString().trimEnd().split('\n').map((line) => {
-        const [range, mode, , , , path = ''] = line.split(/ +/);
-        return `${range} ${mode} ${path}`;
-      }),
+      stdout
+        .toString()
+        .trimEnd()
+        .split('\n')
+        .map((line) => {
+          const [range, mode, , , , path = ''] = line.split(/ +/);
+          return `${range} ${mode} ${path}`;
+        }),
     );
     const printed = await cli('mem', 'maps', String(pid), '--qmp', lab.socket).catch(() => undefined);
     t.equal(printed?.status, 1, 'one penumbra at a time');
@@ -345,9 +387,11 @@ async function isWhatTheGuestSays(t: Test, lab: TestGuest): Promise<void> {
       await comparePages(t, lab, memory, start, end);
       if (!permissions.startsWith('r') || end - start > 4n * MIB) continue;
       const count = Math.min(Number((end - start) / PAGE), MOST_PAGES);
-      const truth = (await lab.run(`dd if=/proc/${pid}/mem bs=4096 skip=${start / PAGE} count=${count} 2>/dev/null`)).stdout;
+      const truth = (await lab.run(`dd if=/proc/${pid}/mem bs=4096 skip=${start / PAGE} count=${count} 2>/dev/null`))
+        .stdout;
       const { bytes, absent } = memory.readPresent(start, count * Number(PAGE));
-      for (const range of absent) truth.fill(0, Number(range.address - start), Number(range.address + range.size - start));
+      for (const range of absent)
+        truth.fill(0, Number(range.address - start), Number(range.address + range.size - start));
       t.ok(bytes.equals(truth), `the bytes of ${path}`);
     }
   });
@@ -358,13 +402,24 @@ async function isWhatTheGuestSays(t: Test, lab: TestGuest): Promise<void> {
     t.same(await memory.search(Buffer.from(MARK), { from: at + 1n, to: at + 100n }), []);
     t.same(await memory.search(Buffer.from('penumbra'), { from: at, to: at + 10n }), [at + 9n]);
     const word = memory.read(at, 8).readBigUInt64LE();
-    t.same(memory.readMany([{ address: at, length: 8 }, { address: 0n, length: 8 }, { address: at, length: 17 }]).map(String), [
-      MARK.slice(0, 8),
-      'undefined',
-      MARK,
-    ]);
+    t.same(
+      memory
+        .readMany([
+          { address: at, length: 8 },
+          { address: 0n, length: 8 },
+          { address: at, length: 17 },
+        ])
+        .map(String),
+      [MARK.slice(0, 8), 'undefined', MARK],
+    );
     const { values, missing } = memory.readWords(BigUint64Array.of(at, 0n, 1n << 63n, at));
-    t.same([[...values], [...missing]], [[word, 0n, 0n, word], [1, 2]]);
+    t.same(
+      [[...values], [...missing]],
+      [
+        [word, 0n, 0n, word],
+        [1, 2],
+      ],
+    );
     t.throws(() => memory.read(0n, 8), { code: 'NOT_MAPPED', address: 0n, message: /not present \(never touched/ });
     t.throws(() => memory.read(1n << 60n, 8), { code: 'NOT_MAPPED', message: /no address that there is/ });
     t.equal(memory.tryRead(0n, 8), undefined);
@@ -379,7 +434,9 @@ async function isWhatTheGuestSays(t: Test, lab: TestGuest): Promise<void> {
     const changing = guest.memory(shell);
     const root = changing.root();
     await lab.text('echo > /run/go');
-    await until('it is another program', async () => (await lab.text(`tr '\\0' ' ' < /proc/${shell}/cmdline`)).startsWith('sleep 200001'));
+    await until('it is another program', async () =>
+      (await lab.text(`tr '\\0' ' ' < /proc/${shell}/cmdline`)).startsWith('sleep 200001'),
+    );
     t.not(changing.root(), root);
     t.ok((await changing.search(Buffer.from('200001'))).length > 0);
     await lab.text(`kill ${shell}`);
@@ -411,19 +468,37 @@ async function onTheCommandLine(t: Test, lab: TestGuest): Promise<void> {
 
   const maps = await mem('maps', pid);
   const truth = await lab.text(`cat /proc/${pid}/maps`);
-  const squeezed = (text: string) => text.trim().split('\n').map((line) => line.trim().replaceAll(/ +/g, ' '));
+  const squeezed = (text: string) =>
+    text
+      .trim()
+      .split('\n')
+      .map((line) => line.trim().replaceAll(/ +/g, ' '));
   t.same(squeezed(maps.stdout.toString()), squeezed(truth));
 
   const [match] = JSON.parse((await mem('search', pid, MARK, '--json')).stdout.toString());
   t.match(match, { address: /^0x7ff/, mapping: '[stack]' });
-  t.match((await mem('search', pid, '--hex', Buffer.from(MARK).toString('hex'))).stdout.toString(), `${match.address} [stack] ${MARK}\\000`);
+  t.match(
+    (await mem('search', pid, '--hex', Buffer.from(MARK).toString('hex'))).stdout.toString(),
+    `${match.address} [stack] ${MARK}\\000`,
+  );
   t.equal((await mem('read', pid, match.address, String(MARK.length), '--raw')).stdout.toString(), MARK);
   t.match((await mem('read', pid, match.address, '16')).stdout.toString(), /4c 41 42 5f .*\|LAB_MARK=penumbr\|\n$/);
   t.match((await mem('read', 'kernel', 'linux_banner', '14', '--raw')).stdout.toString(), 'Linux version ');
   t.match((await mem('read', 'kernel', 'linux_banner+6', '7', '--json')).stdout.toString(), '"content":"version"');
-  t.match(await mem('read', pid, '0x1000', '4096'), { status: 1, stderr: /^penumbra: NOT_MAPPED: 0x1000-0x1fff cannot be read: not present/ });
+  t.match(await mem('read', pid, '0x1000', '4096'), {
+    status: 1,
+    stderr: /^penumbra: NOT_MAPPED: 0x1000-0x1fff cannot be read: not present/,
+  });
   t.match(await mem('read', '2', '0x1000', '16'), { status: 1, stderr: /^penumbra: NO_TASK: process 2 has no memory/ });
-  const wrong = [['read', pid, 'x', '1'], ['read', pid, '0x1000'], ['read', pid, '0', '0'], ['search', pid], ['search', pid, '--hex', '4'], ['maps', 'kernel'], ['maps', 'x']];
+  const wrong = [
+    ['read', pid, 'x', '1'],
+    ['read', pid, '0x1000'],
+    ['read', pid, '0', '0'],
+    ['search', pid],
+    ['search', pid, '--hex', '4'],
+    ['maps', 'kernel'],
+    ['maps', 'x'],
+  ];
   for (const words of LONG ? wrong : wrong.slice(0, 3)) t.equal((await mem(...words)).status, 2, words.join(' '));
 }
 
@@ -432,7 +507,9 @@ async function largePagesAndSwap(t: Test, lab: TestGuest): Promise<void> {
 
   await t.test('a process with pages of 2 MiB', async (t) => {
     await lab.text('echo always > /sys/kernel/mm/transparent_hugepage/enabled');
-    const holder = Number(await lab.text('dd if=/dev/zero of=/dev/null bs=32M > /dev/null 2>&1 & sleep 2; kill -STOP $!; echo $!'));
+    const holder = Number(
+      await lab.text('dd if=/dev/zero of=/dev/null bs=32M > /dev/null 2>&1 & sleep 2; kill -STOP $!; echo $!'),
+    );
     const memory = guest.memory(holder);
     const large = memory.extents(0n, 1n << 47n).find(({ size }) => size >= 2n * MIB);
     t.ok(large, 'there is a contiguous run of 2 MiB');
@@ -444,12 +521,20 @@ async function largePagesAndSwap(t: Test, lab: TestGuest): Promise<void> {
   });
 
   await t.test('a process that is swapped out', async (t) => {
-    await lab.text('dd if=/dev/zero of=/data/swap bs=1M count=96 2>/dev/null; chmod 600 /data/swap; mkswap /data/swap; swapon /data/swap');
+    await lab.text(
+      'dd if=/dev/zero of=/data/swap bs=1M count=96 2>/dev/null; chmod 600 /data/swap; mkswap /data/swap; swapon /data/swap',
+    );
     await lab.text('echo never > /sys/kernel/mm/transparent_hugepage/enabled');
-    await lab.text('mkdir -p /run/cg; mount -t cgroup2 none /run/cg; echo +memory > /run/cg/cgroup.subtree_control; mkdir /run/cg/box');
-    const sleeper = "sh -c 'echo $$ > /run/cg/box/cgroup.procs; x=$(head -c 3000000 /dev/urandom | base64); sleep 300001; echo $x'";
+    await lab.text(
+      'mkdir -p /run/cg; mount -t cgroup2 none /run/cg; echo +memory > /run/cg/cgroup.subtree_control; mkdir /run/cg/box',
+    );
+    const sleeper =
+      "sh -c 'echo $$ > /run/cg/box/cgroup.procs; x=$(head -c 3000000 /dev/urandom | base64); sleep 300001; echo $x'";
     await lab.text(`${sleeper} > /dev/null 2>&1 & true`);
-    await until('the process sleeps', async () => (await lab.run('pidof sleep | wc -w; ps | grep -q "[s]leep 300001"')).status === 0);
+    await until(
+      'the process sleeps',
+      async () => (await lab.run('pidof sleep | wc -w; ps | grep -q "[s]leep 300001"')).status === 0,
+    );
     await lab.run('echo 64M > /run/cg/box/memory.reclaim');
     const pid = Number(await lab.text('head -1 /run/cg/box/cgroup.procs'));
     // What a signal or its child wakes would bring pages back.
@@ -464,6 +549,9 @@ async function largePagesAndSwap(t: Test, lab: TestGuest): Promise<void> {
     }
     t.ok(count > 100, `${count} pages are swapped out`);
     t.match(swapped, { swap: { area: 0 } });
-    t.throws(() => memory.read(swapped?.address ?? 0n, 8), { code: 'NOT_MAPPED', message: /swapped out \(swap area 0, page \d+\)/ });
+    t.throws(() => memory.read(swapped?.address ?? 0n, 8), {
+      code: 'NOT_MAPPED',
+      message: /swapped out \(swap area 0, page \d+\)/,
+    });
   });
 }

@@ -16,7 +16,9 @@ export async function measureMemory(kernel: LabSpec['kernel'], report: Report, r
   for (const ram of ['memfd', 'private'] as const) {
     await using lab = await LabGuest.start({ kernel, ram });
     // dd has a buffer of 64 MiB and touches all of it, over and over.
-    const holder = await lab.run('dd if=/dev/zero of=/dev/null bs=64M > /dev/null 2>&1 & sleep 2; kill -STOP $!; echo $!');
+    const holder = await lab.run(
+      'dd if=/dev/zero of=/dev/null bs=64M > /dev/null 2>&1 & sleep 2; kill -STOP $!; echo $!',
+    );
     const pid = Number(holder.stdout.toString());
     await using target = await LiveTarget.open({ qmp: lab.qmp });
     report.suite(`guest memory, RAM ${ram}`);
@@ -29,7 +31,9 @@ function measureReads(target: LiveTarget, pid: number, report: Report, rounds: n
   const kernel = recogniseKernel(target.memory, open, target.vcpus);
   const root = processMemory(kernel, (table) => open(table, kernel.levels), pid).root();
   const space = largestRun(open(root, kernel.levels).extents(0n, 1n << 47n));
-  const random = new BigUint64Array(WORDS).map(() => space.from + BigInt(Math.floor(Math.random() * Number(space.size - 8n))));
+  const random = new BigUint64Array(WORDS).map(
+    () => space.from + BigInt(Math.floor(Math.random() * Number(space.size - 8n))),
+  );
   const pages = shuffled(space.from, Number(space.size / PAGE)).slice(0, SCATTERED_PAGES);
   const physical = shuffled(0n, Number((target.memory.regions[0]?.size ?? 0n) / PAGE)).slice(0, TOUCHES);
   const words: number[] = [];
@@ -48,7 +52,12 @@ function measureReads(target: LiveTarget, pid: number, report: Report, rounds: n
   const { hits, misses } = shares;
   const missed = ((100 * misses) / (hits + misses)).toFixed(0);
   const isMapped = copies.length > 0;
-  report.add(`8-byte read, random in ${space.size >> 20n} MiB (${missed} % translation misses)`, 'us', summarise(words), isMapped ? 0.06 : undefined);
+  report.add(
+    `8-byte read, random in ${space.size >> 20n} MiB (${missed} % translation misses)`,
+    'us',
+    summarise(words),
+    isMapped ? 0.06 : undefined,
+  );
   report.add(`${pages.length} scattered pages into one buffer`, 'us', summarise(reads));
   if (isMapped) {
     report.add('memcpy of the same pages', 'us', summarise(copies));

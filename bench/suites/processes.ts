@@ -64,7 +64,9 @@ export async function measureCommands(lab: LabGuest, report: Report, rounds: num
       const wall = performance.now() - begin;
       return { wall, standstill: Number(/([\d.]+) ms in all/.exec(stderr)?.[1]) };
     };
-    const cold = await repeat(Math.max(3, Math.round(rounds / 10)), async (index) => once(join(cache, `cold-${index}`)));
+    const cold = await repeat(Math.max(3, Math.round(rounds / 10)), async (index) =>
+      once(join(cache, `cold-${index}`)),
+    );
     const warm = await repeat(rounds, async () => once(join(cache, 'cold-0')));
     report.add('wall time, first contact with the kernel', 'ms', summarise(cold.map(({ wall }) => wall)), 800);
     report.add('wall time, known kernel', 'ms', summarise(warm.map(({ wall }) => wall)), 250);

@@ -33,7 +33,9 @@ Napi::Value KvmCpuidLeaves(const Napi::CallbackInfo& info) {
 class CalibrationWorker final : public Napi::AsyncWorker {
  public:
   CalibrationWorker(Napi::Env env, std::string device)
-      : Napi::AsyncWorker(env, "penumbra calibration"), deferred_(Napi::Promise::Deferred::New(env)), device_(std::move(device)) {}
+      : Napi::AsyncWorker(env, "penumbra calibration"),
+        deferred_(Napi::Promise::Deferred::New(env)),
+        device_(std::move(device)) {}
 
   Napi::Promise promise() const { return deferred_.Promise(); }
 

@@ -329,15 +329,16 @@ class Guest final : public Napi::ObjectWrap<Guest> {
   Napi::Value Redirect(const Napi::CallbackInfo& info) {
     RedirectRequest request = ReadRedirectRequest(info[0].As<Napi::Object>());
     interrupter_ = std::make_shared<RunInterrupter>();
-    return Post(info, [request = std::move(request), interrupter = interrupter_](
-                          GuestState& state) mutable -> GuestThread::Reply {
-      Shadow& shadow = state.RequireShadow();
-      ShadowKernel kernel(&shadow, request.next_file, GuestFiles::kFirst);
-      Supervisor supervisor(&kernel, std::move(request.policy));
-      const Standstill standstill = {request.budget_ms, [&state] { return state.LetGo(); }};
-      const RunReport report = supervisor.Run(request.launch, interrupter, standstill);
-      return [report](Napi::Env env) { return ToJavaScript(env, report); };
-    });
+    return Post(
+        info,
+        [request = std::move(request), interrupter = interrupter_](GuestState& state) mutable -> GuestThread::Reply {
+          Shadow& shadow = state.RequireShadow();
+          ShadowKernel kernel(&shadow, request.next_file, GuestFiles::kFirst);
+          Supervisor supervisor(&kernel, std::move(request.policy));
+          const Standstill standstill = {request.budget_ms, [&state] { return state.LetGo(); }};
+          const RunReport report = supervisor.Run(request.launch, interrupter, standstill);
+          return [report](Napi::Env env) { return ToJavaScript(env, report); };
+        });
   }
 
   /// Ends the tool that Redirect runs.

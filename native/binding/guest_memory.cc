@@ -45,7 +45,8 @@ std::vector<RamDescriptor> ReadRegions(Napi::Value value) {
     descriptor.size = ReadWord(region.Get("size"), "size");
     descriptor.fd = static_cast<int>(ReadWord(region.Get("fd"), "fd"));
     descriptor.offset = ReadWord(region.Get("offset"), "offset");
-    descriptor.pid = region.Get("process").IsUndefined() ? 0 : static_cast<int>(ReadWord(region.Get("process"), "process"));
+    descriptor.pid =
+        region.Get("process").IsUndefined() ? 0 : static_cast<int>(ReadWord(region.Get("process"), "process"));
     descriptor.foreign = descriptor.pid != 0;
     descriptor.copied = region.Get("copied").ToBoolean();
     descriptor.sparse = region.Get("sparse").ToBoolean();

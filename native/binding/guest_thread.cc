@@ -19,9 +19,7 @@ struct GuestThread::Task {
 };
 
 GuestThread::GuestThread(Napi::Env env)
-    : env_(env),
-      completion_(Completion::New(env, "penumbra guest thread", 0, 1, nullptr)),
-      thread_([this] { Run(); }) {
+    : env_(env), completion_(Completion::New(env, "penumbra guest thread", 0, 1, nullptr)), thread_([this] { Run(); }) {
   // A guest that is merely attached must not keep the process alive.
   completion_.Unref(env);
   // Added after that of `completion_`, so that it runs before it: objects are finalized only after both.

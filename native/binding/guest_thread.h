@@ -43,8 +43,8 @@ class GuestThread {
 
   napi_env env_;
   Completion completion_;
-  bool closed_ = false;     ///< no job is taken any more; touched on JavaScript's thread only, like the next two
-  bool ended_ = false;      ///< the thread is no more, and `completion_` must not be used
+  bool closed_ = false;  ///< no job is taken any more; touched on JavaScript's thread only, like the next two
+  bool ended_ = false;   ///< the thread is no more, and `completion_` must not be used
   size_t unsettled_ = 0;
   std::mutex mutex_;
   std::condition_variable wake_;

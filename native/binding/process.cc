@@ -34,10 +34,10 @@ std::vector<int> ReadNumbers(Napi::Value value) {
 class WatchdogObject : public Napi::ObjectWrap<WatchdogObject> {
  public:
   static Napi::Function Define(Napi::Env env) {
-    return DefineClass(env, "Watchdog",
-                       {InstanceAccessor<&WatchdogObject::Pid>("pid"),
-                        InstanceMethod<&WatchdogObject::SetPhase>("setPhase"),
-                        InstanceMethod<&WatchdogObject::Release>("release")});
+    return DefineClass(
+        env, "Watchdog",
+        {InstanceAccessor<&WatchdogObject::Pid>("pid"), InstanceMethod<&WatchdogObject::SetPhase>("setPhase"),
+         InstanceMethod<&WatchdogObject::Release>("release")});
   }
 
   explicit WatchdogObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<WatchdogObject>(info) {

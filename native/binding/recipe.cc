@@ -48,8 +48,8 @@ Recipe ReadRecipe(Napi::Object object) {
   Recipe recipe;
   recipe.levels = static_cast<int>(Small(object, "levels"));
   recipe.kernel_root = Word(object, "kernelRoot");
-  recipe.per_cpu_bases = ReadList<uint64_t>(object, "perCpuBases",
-                                            [](Napi::Value value) { return ReadWord(value, "perCpuBases"); });
+  recipe.per_cpu_bases =
+      ReadList<uint64_t>(object, "perCpuBases", [](Napi::Value value) { return ReadWord(value, "perCpuBases"); });
   recipe.current_task = Word(object, "currentTask");
   recipe.task_pid = Word(object, "taskPid");
   recipe.task_mm = Word(object, "taskMm");
@@ -75,8 +75,8 @@ Recipe ReadRecipe(Napi::Object object) {
   if (Has(object, "codeVersion")) recipe.code_version = ReadLocation(object.Get("codeVersion").As<Napi::Object>());
   const Napi::Buffer<uint8_t> code = object.Get("code").As<Napi::Buffer<uint8_t>>();
   recipe.code.assign(code.Data(), code.Data() + code.Length());
-  recipe.sequences = ReadList<Location>(
-      object, "sequences", [](Napi::Value value) { return ReadLocation(value.As<Napi::Object>()); });
+  recipe.sequences =
+      ReadList<Location>(object, "sequences", [](Napi::Value value) { return ReadLocation(value.As<Napi::Object>()); });
   recipe.lock_functions = ReadList<CodeRange>(object, "lockFunctions", ReadRange);
   recipe.harmless_readers = ReadList<CodeRange>(object, "harmlessReaders", ReadRange);
   if (Has(object, "signal")) {

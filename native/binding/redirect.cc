@@ -33,11 +33,11 @@ uint32_t Small(const Napi::Object& object, const char* name) {
 RedirectRequest ReadRedirectRequest(Napi::Object object) {
   RedirectRequest request;
   const Napi::Object policy = object.Get("policy").As<Napi::Object>();
-  request.policy.values = ReadList<uint64_t>(policy, "values", [](Napi::Value item) { return ReadWord(item, "values"); });
+  request.policy.values =
+      ReadList<uint64_t>(policy, "values", [](Napi::Value item) { return ReadWord(item, "values"); });
   const Napi::Buffer<uint8_t> calls = policy.Get("calls").As<Napi::Buffer<uint8_t>>();
-  request.policy.calls = Guarded(object.Env(), [&] {
-    return ReadCallRules(calls.Data(), calls.Length(), request.policy.values.size());
-  });
+  request.policy.calls =
+      Guarded(object.Env(), [&] { return ReadCallRules(calls.Data(), calls.Length(), request.policy.values.size()); });
   request.policy.local_paths = ReadList<LocalPath>(policy, "localPaths", [](Napi::Value value) {
     const Napi::Object item = value.As<Napi::Object>();
     return LocalPath{Small(item, "kinds"), Small(item, "match"), Small(item, "use"),
@@ -54,8 +54,8 @@ RedirectRequest ReadRedirectRequest(Napi::Object object) {
   request.launch.program = Bytes(object.Get("program"));
   request.launch.arguments = ReadList<std::string>(object, "arguments", Bytes);
   request.launch.environment = ReadList<std::string>(object, "environment", Bytes);
-  const std::vector<int> fds = ReadList<int>(
-      object, "fds", [](Napi::Value item) { return static_cast<int>(ReadWord(item, "fds")); });
+  const std::vector<int> fds =
+      ReadList<int>(object, "fds", [](Napi::Value item) { return static_cast<int>(ReadWord(item, "fds")); });
   if (fds.size() != 3) throw Napi::TypeError::New(object.Env(), "fds are three");
   std::copy(fds.begin(), fds.end(), request.launch.standard_fds);
   request.next_file = {ReadWord(object.Get("task"), "task"), ReadWord(object.Get("taskFiles"), "taskFiles"),

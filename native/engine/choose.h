@@ -14,8 +14,8 @@ struct EngineChoice {
   std::string kvm_device;  ///< of the engine kvm
 };
 
-/// `memory` must outlive the engine; for kvm it is made with Touch::kAnyone. Throws Error UNSUPPORTED for a name that is not there, and what the engine's
-/// constructor throws.
+/// `memory` must outlive the engine; for kvm it is made with Touch::kAnyone. Throws Error UNSUPPORTED for a name that
+/// is not there, and what the engine's constructor throws.
 std::unique_ptr<Engine> MakeEngine(const EngineChoice& choice, const PrivateRam& memory);
 
 }  // namespace penumbra

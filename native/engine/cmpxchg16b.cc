@@ -63,11 +63,16 @@ uint8_t ReadPrefixes(CodeReader* reader, const OperandRegisters& registers, Pref
       case 0x65:
         prefixes->segment_base = registers.gs_base;
         break;
-      case 0x26: case 0x2e: case 0x36: case 0x3e:  // segments that start at 0 in 64-bit mode
-      case 0x66:                                   // without effect beside REX.W
+      case 0x26:
+      case 0x2e:
+      case 0x36:
+      case 0x3e:  // segments that start at 0 in 64-bit mode
+      case 0x66:  // without effect beside REX.W
       case 0xf0:
         break;
-      case 0x67: case 0xf2: case 0xf3:
+      case 0x67:
+      case 0xf2:
+      case 0xf3:
         prefixes->supported = false;
         return 0;
       default:

@@ -35,13 +35,13 @@ struct CallRegisters {
 };
 
 enum class StopReason {
-  kReturned,    ///< the function returned; `value` is RAX
-  kTrap,        ///< the TrapHandler ended the call; `value` is its trap index
-  kException,   ///< a CPU exception; `value` is the vector, `address` CR2 for page faults
-  kDevice,      ///< access to something that is not RAM; `address` is guest-physical or a port
-  kHalted,      ///< HLT
-  kWatchdog,    ///< Interrupt() was called or the instruction limit was reached
-  kFailed,      ///< the engine itself gave up; `value` is its own error number, Load() makes it fit again
+  kReturned,   ///< the function returned; `value` is RAX
+  kTrap,       ///< the TrapHandler ended the call; `value` is its trap index
+  kException,  ///< a CPU exception; `value` is the vector, `address` CR2 for page faults
+  kDevice,     ///< access to something that is not RAM; `address` is guest-physical or a port
+  kHalted,     ///< HLT
+  kWatchdog,   ///< Interrupt() was called or the instruction limit was reached
+  kFailed,     ///< the engine itself gave up; `value` is its own error number, Load() makes it fit again
 };
 
 struct Outcome {

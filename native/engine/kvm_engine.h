@@ -77,7 +77,7 @@ class KvmEngine final : public Engine {
   CpuContext context_{};
   bool broken_ = false;  ///< the machine cannot be used any more
 
-  std::mutex mutex_;                 ///< guards the rest
+  std::mutex mutex_;                  ///< guards the rest
   std::optional<pthread_t> running_;  ///< the thread that is in Call()
   bool interrupted_ = false;
 };

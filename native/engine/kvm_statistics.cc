@@ -45,7 +45,8 @@ KvmStatistics::KvmStatistics(int vcpu) : file_(ioctl(vcpu, KVM_GET_STATS_FD, nul
 
 uint64_t KvmStatistics::exits() const {
   uint64_t count = 0;
-  if (exits_at_ < 0 || pread(file_.get(), &count, sizeof count, exits_at_) != static_cast<ssize_t>(sizeof count)) return 0;
+  if (exits_at_ < 0 || pread(file_.get(), &count, sizeof count, exits_at_) != static_cast<ssize_t>(sizeof count))
+    return 0;
   return count;
 }
 

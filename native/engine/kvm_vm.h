@@ -17,7 +17,8 @@ namespace penumbra {
 
 class KvmVm {
  public:
-  /// `regions` must outlive the machine; what is mapped at their addresses may change, KVM follows. Throws Error ENGINE.
+  /// `regions` must outlive the machine; what is mapped at their addresses may change, KVM follows. Throws Error
+  /// ENGINE.
   KvmVm(const KvmDevice& device, const std::vector<MappedRegion>& regions);
   ~KvmVm();
   KvmVm(const KvmVm&) = delete;

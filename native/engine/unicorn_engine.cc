@@ -20,8 +20,8 @@ constexpr uint64_t kCr4La57 = 1 << 12;
 constexpr uint64_t kCr4Mask = 0x003717ff & ~uint64_t{1 << 17};
 constexpr uint64_t kLocalApic = 0xfee00000;
 constexpr uint64_t kInterruptsEnabled = 0x202;
-// For translated code; a listing of processes takes 2 MiB of it. Unicorn reserves 1 GiB, and the first flush makes all of
-// it resident, which takes seconds while the guest stands still.
+// For translated code; a listing of processes takes 2 MiB of it. Unicorn reserves 1 GiB, and the first flush makes all
+// of it resident, which takes seconds while the guest stands still.
 constexpr uint32_t kCodeBufferSize = 8 << 20;
 
 void Check(uc_err error, const char* what) {
@@ -178,8 +178,9 @@ Outcome UnicornEngine::Call(const CallRegisters& call, uint64_t return_address, 
   static constexpr std::array<int, 9> kIds = {UC_X86_REG_RSP, UC_X86_REG_RDI, UC_X86_REG_RSI,
                                               UC_X86_REG_RDX, UC_X86_REG_RCX, UC_X86_REG_R8,
                                               UC_X86_REG_R9,  UC_X86_REG_RAX, UC_X86_REG_RFLAGS};
-  uint64_t values[9] = {call.stack,        call.arguments[0], call.arguments[1], call.arguments[2], call.arguments[3],
-                        call.arguments[4], call.arguments[5], 0,                 kInterruptsEnabled};
+  uint64_t values[9] = {call.stack,        call.arguments[0], call.arguments[1], call.arguments[2],
+                        call.arguments[3], call.arguments[4], call.arguments[5], 0,
+                        kInterruptsEnabled};
   void* pointers[9];
   for (size_t i = 0; i < kIds.size(); ++i) pointers[i] = &values[i];
   ended_ = false;

@@ -15,8 +15,9 @@
 namespace penumbra {
 
 /// Two ways. The gdbstub always works: QEMU stops its machine, says so to everybody, and tells the registers. The other
-/// is for short stops of KVM guests: the vCPUs' threads are held, and KVM has left the registers in memory that is shared
-/// with QEMU. It is taken once both ways gave the same registers, and given up where a vCPU was not in the guest.
+/// is for short stops of KVM guests: the vCPUs' threads are held, and KVM has left the registers in memory that is
+/// shared with QEMU. It is taken once both ways gave the same registers, and given up where a vCPU was not in the
+/// guest.
 ///
 /// Errors are those of GdbStub. One thread drives it, the same from the first call to the last.
 class VcpuControl {

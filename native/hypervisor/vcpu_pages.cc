@@ -28,7 +28,8 @@ constexpr uint64_t kUpperHalf = uint64_t{1} << 63;
 
 bool IsUser(const VcpuState& state) { return (state.cs & 3) == 3; }
 
-// The two GS bases are only ever exchanged (SWAPGS): the kernel's, which belongs to the vCPU for good, is in one of them.
+// The two GS bases are only ever exchanged (SWAPGS): the kernel's, which belongs to the vCPU for good, is in one of
+// them.
 uint64_t KernelBase(const VcpuState& state) {
   return !IsUser(state) && (state.gs_base & kUpperHalf) != 0 ? state.gs_base : state.kernel_gs_base;
 }

@@ -32,8 +32,8 @@ class VcpuPages {
   void Arm() noexcept;
   void Disarm() noexcept;
 
-  /// The registers of all vCPUs, which stand still, and disarms. False when one has not come out of the guest since Arm,
-  /// so that its registers are not there.
+  /// The registers of all vCPUs, which stand still, and disarms. False when one has not come out of the guest since
+  /// Arm, so that its registers are not there.
   bool Read(std::vector<VcpuState>* states);
 
   /// Whether these are all vCPUs that the process has, or some were plugged or unplugged.

@@ -1,6 +1,6 @@
 /* The contract between the program that runs a batch of calls inside a shadow and its host (native/shadow/batch_run.h).
- * Plain C for both. Everything in it lies in the shadow's scratch memory, where the guest's kernel could write: the host
- * believes nothing that it reads back. */
+ * Plain C for both. Everything in it lies in the shadow's scratch memory, where the guest's kernel could write: the
+ * host believes nothing that it reads back. */
 #ifndef PENUMBRA_NATIVE_INSHADOW_BATCH_RUNNER_H_
 #define PENUMBRA_NATIVE_INSHADOW_BATCH_RUNNER_H_
 

@@ -21,8 +21,8 @@ struct WordCost {
 WordCost MeasureWords(const GuestRam& ram, const AddressSpace& space, const std::vector<uint64_t>& addresses);
 
 struct PageCost {
-  double read_ns;   ///< a scattered read of all pages into one buffer
-  double copy_ns;   ///< memcpy of the same pages, from where they are mapped; 0 where they are not
+  double read_ns;  ///< a scattered read of all pages into one buffer
+  double copy_ns;  ///< memcpy of the same pages, from where they are mapped; 0 where they are not
   uint64_t bytes;
 };
 

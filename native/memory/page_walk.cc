@@ -18,7 +18,8 @@ constexpr int kLargestPage = 30;
 
 int TopShift(const AddressSpace& space) { return space.levels == 5 ? 48 : 39; }
 
-// Calls visit(gpa, offset into the range, size) for each piece that is contiguous in one region; returns the bytes visited.
+// Calls visit(gpa, offset into the range, size) for each piece that is contiguous in one region; returns the bytes
+// visited.
 template <typename Memory, typename Visit>
 uint64_t ForEachPiece(const Memory& memory, const AddressSpace& space, uint64_t address, uint64_t length, Visit visit) {
   uint64_t done = 0;
@@ -95,8 +96,7 @@ class ExtentWalk {
 
   bool Join(const Extent& next, uint64_t left) {
     const bool continues = pending_.size != 0 && pending_left_ > pending_.size &&
-                           pending_.address + pending_.size == next.address &&
-                           pending_.gpa + pending_.size == next.gpa;
+                           pending_.address + pending_.size == next.address && pending_.gpa + pending_.size == next.gpa;
     if (continues) {
       pending_.size += next.size;
       return true;

@@ -18,8 +18,8 @@ namespace penumbra {
 /// guest, so the whole is one instant only while the guest stands still.
 class PrivateRam {
  public:
-  /// `scratch_gpa` must lie above all RAM. `touch` says whether the kernel will touch this memory as well (a KVM engine).
-  /// Throws Error BAD_ARGUMENT, ENGINE, PERMISSION, UNSUPPORTED.
+  /// `scratch_gpa` must lie above all RAM. `touch` says whether the kernel will touch this memory as well (a KVM
+  /// engine). Throws Error BAD_ARGUMENT, ENGINE, PERMISSION, UNSUPPORTED.
   PrivateRam(const GuestRam& ram, uint64_t scratch_gpa, uint64_t scratch_size, Touch touch = Touch::kUserCode);
   ~PrivateRam();
   PrivateRam(const PrivateRam&) = delete;

@@ -14,8 +14,7 @@ void RegionTable::Add(const MappedRegion& region) {
   const auto next = std::find_if(regions_.begin(), regions_.end(),
                                  [&](const MappedRegion& other) { return other.gpa >= region.gpa; });
   const bool hits_next = next != regions_.end() && next->gpa < region.gpa + region.size;
-  const bool hits_previous =
-      next != regions_.begin() && std::prev(next)->gpa + std::prev(next)->size > region.gpa;
+  const bool hits_previous = next != regions_.begin() && std::prev(next)->gpa + std::prev(next)->size > region.gpa;
   if (hits_next || hits_previous) throw Error("BAD_ARGUMENT", "RAM regions overlap", region.gpa);
   regions_.insert(next, region);
 }

@@ -1,4 +1,5 @@
-// Guest-physical address space as a set of host mappings. Knows nothing of where the bytes come from and never maps anything itself.
+// Guest-physical address space as a set of host mappings. Knows nothing of where the bytes come from and never maps
+// anything itself.
 #ifndef PENUMBRA_NATIVE_MEMORY_REGION_TABLE_H_
 #define PENUMBRA_NATIVE_MEMORY_REGION_TABLE_H_
 

@@ -48,8 +48,9 @@ Error Refused(Touch touch) {
   if (number == ENOSYS) return Error("UNSUPPORTED", "the host's kernel has no userfaultfd (CONFIG_USERFAULTFD)");
   const std::string what = "the host refuses userfaultfd, by which guest RAM that is not shared is copied";
   if (touch == Touch::kAnyone) {
-    return Error("PERMISSION", what + ": it needs CAP_SYS_PTRACE, access to /dev/userfaultfd or "
-                                      "vm.unprivileged_userfaultfd=1 (the engine unicorn does without)");
+    return Error("PERMISSION", what +
+                                   ": it needs CAP_SYS_PTRACE, access to /dev/userfaultfd or "
+                                   "vm.unprivileged_userfaultfd=1 (the engine unicorn does without)");
   }
   return Error("PERMISSION", what + " (a container's system call filter?); guests with shared RAM do without: " +
                                  std::strerror(number));

@@ -154,16 +154,16 @@ void VirtualReader::ReadScattered(std::span<const Request> requests, void* out, 
     lengths[i] = done;
     to += length;
   }
-  gathering.Finish([lengths](size_t request, uint64_t offset, uint64_t) {
-    lengths[request] = std::min(lengths[request], offset);
-  });
+  gathering.Finish(
+      [lengths](size_t request, uint64_t offset, uint64_t) { lengths[request] = std::min(lengths[request], offset); });
 }
 
 std::vector<uint32_t> VirtualReader::LoadAll(std::span<const uint64_t> addresses, uint64_t* values) {
   std::vector<uint32_t> missing;
   if (ram_.foreign() == nullptr) {
     for (size_t i = 0; i < addresses.size(); ++i) {
-      if (Load(addresses[i], &values[i])) [[likely]] continue;
+      if (Load(addresses[i], &values[i])) [[likely]]
+        continue;
       values[i] = 0;
       missing.push_back(static_cast<uint32_t>(i));
     }

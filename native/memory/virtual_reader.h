@@ -23,7 +23,8 @@ class VirtualReader {
     uint64_t address;
     uint64_t length;
   };
-  /// A part of a range that cannot be read, and why. `translation.page_size` covers no more than the entry that says so.
+  /// A part of a range that cannot be read, and why. `translation.page_size` covers no more than the entry that says
+  /// so.
   struct Hole {
     uint64_t address;
     uint64_t size;

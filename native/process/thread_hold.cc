@@ -16,8 +16,8 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr std::chrono::seconds kReleaseLimit{5};
-// A thread that has a processor stops within microseconds, one that has to wait for ours when we sleep, and one that the
-// kernel has wait for a disk some time later.
+// A thread that has a processor stops within microseconds, one that has to wait for ours when we sleep, and one that
+// the kernel has wait for a disk some time later.
 constexpr std::chrono::microseconds kSpin{20};
 constexpr std::chrono::milliseconds kShortPauses{5};
 constexpr timespec kShortPause{0, 10'000};

@@ -21,8 +21,8 @@ struct WatchdogOrder {
 class Watchdog {
  public:
   /// Starts `executable` (penumbra-watchdog) in a session of its own, with duplicates of the two sockets and of the KVM
-  /// vCPUs that VcpuPages maps (256 at most). It is not armed before SetPhase. Throws Error("INTERNAL") when it cannot be
-  /// started, "BAD_ARGUMENT" when an order is too long.
+  /// vCPUs that VcpuPages maps (256 at most). It is not armed before SetPhase. Throws Error("INTERNAL") when it cannot
+  /// be started, "BAD_ARGUMENT" when an order is too long.
   Watchdog(const std::string& executable, int stub_fd, int qmp_fd, const std::vector<int>& vcpu_fds, bool found_running,
            const WatchdogOrder& undo, const WatchdogOrder& resume);
   /// Unless Release was called: to the watchdog the same as if this process had been killed.

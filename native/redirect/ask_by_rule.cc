@@ -99,8 +99,7 @@ class Marshalling {
     constexpr uint64_t kRoom = 4096;
     const WindowPiece text = supervisor_.Take(kRoom);
     if (text.host == nullptr) return Answer::Error(ENOMEM);
-    const int length =
-        call_.process->memory.ReadString(call_.arguments[i], reinterpret_cast<char*>(text.host), kRoom);
+    const int length = call_.process->memory.ReadString(call_.arguments[i], reinterpret_cast<char*>(text.host), kRoom);
     if (length < 0) return Answer::Error(length == -1 ? EFAULT : ENAMETOOLONG);
     registers_[i] = text.guest;
     return std::nullopt;
@@ -171,8 +170,8 @@ class Marshalling {
         registers_[i] = reinterpret_cast<uint64_t>(supervisor_.HostAddress(registers_[i]));
       }
     }
-    const long value = syscall(call_.number, registers_[0], registers_[1], registers_[2], registers_[3],
-                               registers_[4], registers_[5]);
+    const long value =
+        syscall(call_.number, registers_[0], registers_[1], registers_[2], registers_[3], registers_[4], registers_[5]);
     const int error = errno;
     return value < 0 ? -error : value;
   }
@@ -193,8 +192,8 @@ class Marshalling {
       if (buffer.length == 0) return AsksForLength();
       const uint64_t units = static_cast<uint64_t>(value);
       if (units > buffer.length) return false;
-      *length = (argument.flags & ArgumentRule::kElements) != 0 ? units * argument.unit
-                                                                 : units + uint64_t{argument.plus};
+      *length =
+          (argument.flags & ArgumentRule::kElements) != 0 ? units * argument.unit : units + uint64_t{argument.plus};
       return *length <= buffer.length;
     }
     if ((argument.flags & ArgumentRule::kIndirect) != 0) {

@@ -16,7 +16,7 @@ struct GuestFile {
   uint64_t opened_at;  ///< count of sharings then
   pid_t owner;
   uint32_t references = 1;  ///< fds of its owner; counts only until it is shared
-  int family = 0;    ///< of a socket
+  int family = 0;           ///< of a socket
   int protocol = 0;
   bool writable = false;
   uint64_t listed = 0;  ///< bytes of entries that were read of a directory

@@ -184,8 +184,7 @@ Answer CopyToGuest(Supervisor& supervisor, const ToolCall& call, const Copy& cop
     return Answer::Error(EFAULT);
   }
   if ((copy.input_offset != 0 && from < 0) || (copy.output_offset != 0 && to < 0)) return Answer::Error(EINVAL);
-  const WindowPiece piece =
-      supervisor.Take(std::min(call.arguments[copy.length_argument], Supervisor::kMostTransfer));
+  const WindowPiece piece = supervisor.Take(std::min(call.arguments[copy.length_argument], Supervisor::kMostTransfer));
   if (piece.host == nullptr) return Answer::Error(ENOMEM);
   if (piece.size == 0) return Answer::Value(0);
   const auto write = [&](uint64_t length) -> int64_t {
@@ -195,8 +194,8 @@ Answer CopyToGuest(Supervisor& supervisor, const ToolCall& call, const Copy& cop
                             : supervisor.Ask(SYS_pwrite64, file, piece.guest, length, static_cast<uint64_t>(to));
     return put > static_cast<int64_t>(length) || put < -4095 ? -EIO : put;
   };
-  const int64_t copied = is_pipe ? CopyOutOfPipe(supervisor, input.get(), piece, write)
-                                 : CopyOutOfFile(input.get(), from, piece, write);
+  const int64_t copied =
+      is_pipe ? CopyOutOfPipe(supervisor, input.get(), piece, write) : CopyOutOfFile(input.get(), from, piece, write);
   if (copied > 0) {
     from += copied;
     to += copied;

@@ -38,7 +38,8 @@ Answer HandleDuplicate(Supervisor& supervisor, ToolCall& call) {
   if (call.number != SYS_dup) {
     const int replaced = supervisor.FileOf(call, call.arguments[1]);
     call.process->ForgetFd(static_cast<int>(call.arguments[1]));
-    if (replaced != ToolProcess::kLocal && supervisor.files().DropReference(replaced)) supervisor.CloseInGuest(replaced);
+    if (replaced != ToolProcess::kLocal && supervisor.files().DropReference(replaced))
+      supervisor.CloseInGuest(replaced);
   }
   return Answer::Continue();
 }
@@ -93,7 +94,8 @@ Answer ListInterfaces(Supervisor& supervisor, ToolCall& call, int file) {
   const int64_t value = supervisor.Ask(SYS_ioctl, static_cast<uint64_t>(file), SIOCGIFCONF, header.guest);
   if (value < 0) return Answer::Value(value);
   std::memcpy(&request, header.host, sizeof request);
-  if (request.ifc_len < 0 || (list != 0 && static_cast<uint64_t>(request.ifc_len) > body.size)) return Answer::Error(EIO);
+  if (request.ifc_len < 0 || (list != 0 && static_cast<uint64_t>(request.ifc_len) > body.size))
+    return Answer::Error(EIO);
   request.ifc_buf = reinterpret_cast<char*>(list);
   if (list != 0 && !call.process->memory.Write(list, body.host, static_cast<size_t>(request.ifc_len))) {
     return Answer::Error(EFAULT);
@@ -109,11 +111,12 @@ struct Command {
 
 /// Questions whose number does not tell the size of their argument: tty_ioctl(2), netdevice(7), linux/fs.h, linux/vt.h.
 constexpr Command kQuestions[] = {
-    {TCGETS, 36},         {TIOCGWINSZ, 8},     {TIOCGPGRP, 4},      {TIOCGSID, 4},       {FIONREAD, 4},
-    {SIOCGIFNAME, 40},    {SIOCGIFFLAGS, 40},  {SIOCGIFADDR, 40},   {SIOCGIFDSTADDR, 40}, {SIOCGIFBRDADDR, 40},
-    {SIOCGIFNETMASK, 40}, {SIOCGIFMETRIC, 40}, {SIOCGIFMTU, 40},    {SIOCGIFHWADDR, 40}, {SIOCGIFINDEX, 40},
-    {SIOCGIFTXQLEN, 40},  {SIOCGIFMAP, 40},    {SIOCGSTAMP, 16},    {0x1260, 8},         {0x1268, 4},
-    {NS_GET_OWNER_UID, 4}, {0x125e, 4},          {0x1263, 8},         {0x301, 8},          {0x4b33, 1},         {0x5603, 6},
+    {TCGETS, 36},          {TIOCGWINSZ, 8},     {TIOCGPGRP, 4},    {TIOCGSID, 4},        {FIONREAD, 4},
+    {SIOCGIFNAME, 40},     {SIOCGIFFLAGS, 40},  {SIOCGIFADDR, 40}, {SIOCGIFDSTADDR, 40}, {SIOCGIFBRDADDR, 40},
+    {SIOCGIFNETMASK, 40},  {SIOCGIFMETRIC, 40}, {SIOCGIFMTU, 40},  {SIOCGIFHWADDR, 40},  {SIOCGIFINDEX, 40},
+    {SIOCGIFTXQLEN, 40},   {SIOCGIFMAP, 40},    {SIOCGSTAMP, 16},  {0x1260, 8},          {0x1268, 4},
+    {NS_GET_OWNER_UID, 4}, {0x125e, 4},         {0x1263, 8},       {0x301, 8},           {0x4b33, 1},
+    {0x5603, 6},
 };
 constexpr uint32_t kMostArgument = 4096;
 

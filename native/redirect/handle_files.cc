@@ -254,7 +254,8 @@ Answer HandleMap(Supervisor& supervisor, ToolCall& call) {
   const uint64_t size = value.st_size < 0 ? 0 : static_cast<uint64_t>(value.st_size);
   int error = 0;
   struct stat held;
-  if (fstat(copy, &held) != 0 || (static_cast<uint64_t>(held.st_size) < size && ftruncate(copy, static_cast<off_t>(size)) != 0)) {
+  if (fstat(copy, &held) != 0 ||
+      (static_cast<uint64_t>(held.st_size) < size && ftruncate(copy, static_cast<off_t>(size)) != 0)) {
     error = ENOMEM;
   }
   const uint64_t end = std::min(size, offset + length);

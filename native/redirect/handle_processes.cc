@@ -60,8 +60,7 @@ Answer HandleExecute(Supervisor& supervisor, ToolCall& call) {
   const bool has_folder = call.number == SYS_execveat;
   if (has_folder && static_cast<int>(call.arguments[0]) != AT_FDCWD) return Answer::Error(ENOSYS);
   char path[kPathRoom];
-  const int length =
-      call.process->memory.ReadString(call.arguments[has_folder ? 1 : 0], path, sizeof path);
+  const int length = call.process->memory.ReadString(call.arguments[has_folder ? 1 : 0], path, sizeof path);
   if (length < 0) return Answer::Error(length == -1 ? EFAULT : ENAMETOOLONG);
   // The host's working directory is /, whichever is the guest's.
   if (path[0] != '/' && call.process->cwd != nullptr) return Answer::Error(ENOENT);
@@ -82,8 +81,8 @@ Answer HandleExecute(Supervisor& supervisor, ToolCall& call) {
 
 /// clone, fork and vfork: children inherit the filter.
 Answer HandleClone(Supervisor& supervisor, ToolCall& call) {
-  constexpr uint64_t kNamespaces = CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER |
-                                   CLONE_NEWPID | CLONE_NEWNET;
+  constexpr uint64_t kNamespaces =
+      CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET;
   const uint64_t flags = call.number == SYS_clone ? call.arguments[0] : 0;
   if ((flags & kNamespaces) != 0) return supervisor.Refuse(call, "namespaces");
   if ((flags & (CLONE_FILES | CLONE_THREAD)) == CLONE_FILES) return Answer::Error(EINVAL);
@@ -108,8 +107,8 @@ Answer HandleSignalAction(Supervisor&, ToolCall& call) {
   } action;
   const ToolMemory& memory = call.process->memory;
   if (call.arguments[1] == 0 || !memory.ReadValue(call.arguments[1], &action)) return Answer::Continue();
-  const bool is_caught = action.handler != reinterpret_cast<uint64_t>(SIG_DFL) &&
-                         action.handler != reinterpret_cast<uint64_t>(SIG_IGN);
+  const bool is_caught =
+      action.handler != reinterpret_cast<uint64_t>(SIG_DFL) && action.handler != reinterpret_cast<uint64_t>(SIG_IGN);
   if (is_caught && (action.flags & SA_RESTART) == 0) {
     action.flags |= SA_RESTART;
     if (!memory.Write(call.arguments[1], &action, sizeof action)) return Answer::Error(EFAULT);

@@ -30,7 +30,8 @@ Answer HandleWrite(Supervisor& supervisor, ToolCall& call) {
   if (buffer.host == nullptr) return Answer::Error(ENOMEM);
   if (!pieces.Gather(call.process->memory, buffer.host, buffer.size)) return Answer::Error(EFAULT);
   const uint32_t number = call.number == SYS_writev ? SYS_write : SYS_pwrite64;
-  return Answer::Value(supervisor.Ask(number, static_cast<uint64_t>(file), buffer.guest, buffer.size, call.arguments[3]));
+  return Answer::Value(
+      supervisor.Ask(number, static_cast<uint64_t>(file), buffer.guest, buffer.size, call.arguments[3]));
 }
 
 /// readv, preadv, preadv2

@@ -48,8 +48,7 @@ bool Supervisor::IsLocalPath(const ToolCall& call, const char* path, LocalPath::
   return false;
 }
 
-Supervisor::Place Supervisor::TakePath(const ToolCall& call, uint64_t address, LocalPath::Use use,
-                                       WindowPiece* path) {
+Supervisor::Place Supervisor::TakePath(const ToolCall& call, uint64_t address, LocalPath::Use use, WindowPiece* path) {
   *path = Take(kPathRoom);
   if (path->host == nullptr) return Place::kFault;
   char* text = reinterpret_cast<char*>(path->host);

@@ -14,14 +14,14 @@ namespace penumbra {
 struct ArgumentRule {
   enum Kind : uint8_t {
     kValue = 0,
-    kFd = 1,      ///< a guest's file; a call with a local one is the host's business
-    kDirFd = 2,   ///< AT_FDCWD or a guest's directory, of the path that follows
+    kFd = 1,     ///< a guest's file; a call with a local one is the host's business
+    kDirFd = 2,  ///< AT_FDCWD or a guest's directory, of the path that follows
     kPath = 3,
     kString = 4,
     kIn = 5,
     kOut = 6,
     kInOut = 7,
-    kFill = 8,    ///< written as far as the return value says
+    kFill = 8,  ///< written as far as the return value says
   };
   enum Flags : uint8_t {
     kIndirect = 1,  ///< `length_argument` points to the length
@@ -70,7 +70,7 @@ static_assert(sizeof(ArgumentRule) == 16 && sizeof(CallRule) == 160);
 struct LocalPath {
   enum Match : uint32_t { kExact = 0, kBelow = 1 };
   enum Use : uint32_t { kOpen = 0, kAny = 1 };  ///< kOpen: what is asked about it by name is the guest's all the same
-  uint32_t kinds;  ///< set of kinds of tools; 0 is all
+  uint32_t kinds;                               ///< set of kinds of tools; 0 is all
   uint32_t match;
   uint32_t use;
   std::string path;
@@ -90,10 +90,10 @@ struct Policy {
   std::vector<LocalPath> local_paths;
   std::vector<ToolKind> tool_kinds;
   std::vector<std::string> read_ahead;  ///< patterns of paths, as in fnmatch(3): files that are opened to be read
-  bool scratch = false;          ///< writes succeed in the shadow
-  uint32_t most_processes = 512;  ///< of the tool, at once
-  uint32_t most_idle_calls = 200'000;  ///< questions for the time in a row, sleeps among them
-  uint32_t most_sleeps = 1000;         ///< of all its processes: whoever looks again and again sees nothing new
+  bool scratch = false;                 ///< writes succeed in the shadow
+  uint32_t most_processes = 512;        ///< of the tool, at once
+  uint32_t most_idle_calls = 200'000;   ///< questions for the time in a row, sleeps among them
+  uint32_t most_sleeps = 1000;          ///< of all its processes: whoever looks again and again sees nothing new
 };
 
 /// Checks and copies the compiled tables. Throws Error BAD_ARGUMENT.

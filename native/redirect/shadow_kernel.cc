@@ -14,8 +14,7 @@ constexpr uint32_t kArguments = 6;
 }  // namespace
 
 ShadowKernel::ShadowKernel(Shadow* shadow, const NextFile& where, uint32_t first_file)
-    : shadow_(shadow),
-      window_{shadow->window(), shadow->window_address(), Shadow::kWindowSize} {
+    : shadow_(shadow), window_{shadow->window(), shadow->window_address(), Shadow::kWindowSize} {
   uint64_t files = 0;
   if (shadow_->Read(where.task + where.files, &files, sizeof files) != sizeof files ||
       shadow_->Write(files + where.next, &first_file, sizeof first_file) != sizeof first_file) {

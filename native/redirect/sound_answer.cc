@@ -46,8 +46,8 @@ bool AreNames(const uint8_t* bytes, uint64_t length) {
   utsname names;
   if (length < sizeof names) return true;
   std::memcpy(&names, bytes, sizeof names);
-  for (const char* name : {names.sysname, names.nodename, names.release, names.version, names.machine,
-                           names.domainname}) {
+  for (const char* name :
+       {names.sysname, names.nodename, names.release, names.version, names.machine, names.domainname}) {
     if (std::memchr(name, 0, sizeof names.sysname) == nullptr) return false;
   }
   return true;

@@ -21,9 +21,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr size_t kMostLines = 40;
 
-double Milliseconds(Clock::duration duration) {
-  return std::chrono::duration<double, std::milli>(duration).count();
-}
+double Milliseconds(Clock::duration duration) { return std::chrono::duration<double, std::milli>(duration).count(); }
 
 /// Keeps this thread, and the processes it starts, on one CPU: handing a call over then costs a fifth.
 class OneCpu {
@@ -117,7 +115,8 @@ void Supervisor::Release(const Standstill& standstill) {
   const Clock::time_point begin = Clock::now();
   const uint64_t copied = standstill.release();
   char line[160];
-  std::snprintf(line, sizeof line, "the guest stood for %.0f ms: its memory was copied (%.0f MiB, %.0f ms), and it runs on",
+  std::snprintf(line, sizeof line,
+                "the guest stood for %.0f ms: its memory was copied (%.0f MiB, %.0f ms), and it runs on",
                 standstill.budget_ms, static_cast<double>(copied) / (1 << 20), Milliseconds(Clock::now() - begin));
   Say(line);
 }
@@ -273,8 +272,10 @@ Answer Supervisor::Refuse(const ToolCall& call, const std::string& why) {
   const char* usual = could ? ": --scratch lets it succeed in the shadow" : ": it would act on the system";
   std::string line = std::string(call.rule->name) + which + (why.empty() ? PathOf(call) : "");
   line += unknown ? " is not redirected" : " is refused";
-  if (!why.empty()) line += ": " + why;
-  else if (!unknown) line += usual;
+  if (!why.empty())
+    line += ": " + why;
+  else if (!unknown)
+    line += usual;
   Say(line);
   return Answer::Error(EPERM);
 }

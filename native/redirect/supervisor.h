@@ -58,19 +58,19 @@ struct WindowPiece {
 };
 
 struct Standstill {
-  double budget_ms = 0;           ///< 0: without end
+  double budget_ms = 0;               ///< 0: without end
   std::function<uint64_t()> release;  ///< copies what the guest may change, lets it run on, gives the bytes copied
 };
 
 struct RunReport {
-  int status = 0;  ///< wait status of the tool
+  int status = 0;      ///< wait status of the tool
   bool ended = false;  ///< false: the run was cut short
   uint32_t left_over = 0;
   uint64_t notifications = 0;
   uint64_t guest_calls = 0;
   uint64_t guest_entries = 0;  ///< how often the shadow was entered for them
   uint64_t continued = 0;
-  double guest_ms = 0;    ///< in the guest's kernel
+  double guest_ms = 0;     ///< in the guest's kernel
   double handling_ms = 0;  ///< from taking a call up until it is answered, guest_ms included
   double total_ms = 0;
   std::vector<std::pair<std::string, uint64_t>> refused;  ///< names of calls that were refused, and how often
@@ -199,12 +199,12 @@ class Supervisor {
   GuestFiles files_;
   MovedFiles moved_;
   ReadAhead ahead_;
-  std::vector<GuestCall> queued_;  ///< to be made before the next call; nobody waits for what they return
+  std::vector<GuestCall> queued_;      ///< to be made before the next call; nobody waits for what they return
   std::vector<uint8_t> notification_;  ///< of the size that the host's kernel wants
   int listener_ = -1;
   int message_fd_ = 2;
   pid_t root_ = 0;
-  uint64_t taken_ = 0;  ///< bytes of the window
+  uint64_t taken_ = 0;                           ///< bytes of the window
   std::shared_ptr<const GuestFolder> entered_;   ///< working directory of the borrowed task now
   std::shared_ptr<const GuestFolder> original_;  ///< its own
   std::unordered_set<std::string> no_links_;

@@ -32,11 +32,11 @@ struct ToolProcess {
   ToolMemory memory;
   bool prepared = false;  ///< what follows is known of the program that it executes now
   uint64_t loader_start = 0, loader_end = 0;
-  uint32_t kinds = 0;          ///< of the program, see ToolKind
-  std::string program;         ///< its path
-  std::string script;          ///< path of a script that it interprets, as it was executed
+  uint32_t kinds = 0;                      ///< of the program, see ToolKind
+  std::string program;                     ///< its path
+  std::string script;                      ///< path of a script that it interprets, as it was executed
   std::shared_ptr<const GuestFolder> cwd;  ///< none: the borrowed task's own
-  std::vector<int16_t> fds;    ///< guest's file behind each fd, or kUnknown, kLocal
+  std::vector<int16_t> fds;                ///< guest's file behind each fd, or kUnknown, kLocal
 
   ToolProcess() : fds(kMostCached, kUnknown) {}
   ~ToolProcess();

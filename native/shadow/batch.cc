@@ -34,7 +34,8 @@ Batch::Batch(const uint8_t* bytes, size_t size) : bytes_(bytes), size_(size) {
     const ArgumentRecord& argument = arguments_[i];
     Require(argument.kind <= ArgumentRecord::kResult);
     if (argument.kind == ArgumentRecord::kIn || argument.kind == ArgumentRecord::kInOut) {
-      Require(argument.payload >= payload_offset() && argument.payload <= size && argument.size <= size - argument.payload);
+      Require(argument.payload >= payload_offset() && argument.payload <= size &&
+              argument.size <= size - argument.payload);
     }
     Require(argument.fixups <= header_.fixup_count && argument.fixup_count <= header_.fixup_count - argument.fixups);
     for (uint32_t k = 0; k < argument.fixup_count; ++k) {

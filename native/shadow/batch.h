@@ -31,7 +31,8 @@ struct ArgumentRecord {
   uint32_t fixup_count;
 };
 
-/// A pointer inside a buffer to another place of the same buffer: the buffer's address + `target` is stored at `offset`.
+/// A pointer inside a buffer to another place of the same buffer: the buffer's address + `target` is stored at
+/// `offset`.
 struct FixupRecord {
   uint32_t offset;
   uint32_t target;
@@ -70,7 +71,9 @@ class Batch {
   /// Where the parts begin.
   uint64_t steps_offset() const { return sizeof header_; }
   uint64_t arguments_offset() const { return steps_offset() + uint64_t{header_.step_count} * sizeof(StepRecord); }
-  uint64_t fixups_offset() const { return arguments_offset() + uint64_t{header_.argument_count} * sizeof(ArgumentRecord); }
+  uint64_t fixups_offset() const {
+    return arguments_offset() + uint64_t{header_.argument_count} * sizeof(ArgumentRecord);
+  }
   uint64_t payload_offset() const { return fixups_offset() + uint64_t{header_.fixup_count} * sizeof(FixupRecord); }
   uint32_t argument_count() const { return header_.argument_count; }
 
@@ -100,7 +103,7 @@ struct OutRecord {
 struct CallFailure {
   const char* code;  ///< see src/errors.ts
   std::string message;
-  uint64_t address;  ///< where execution stood
+  uint64_t address;               ///< where execution stood
   std::vector<uint64_t> callers;  ///< text addresses found on the stack, innermost first; some may be stale
 };
 

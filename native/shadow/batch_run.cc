@@ -29,9 +29,7 @@ static_assert(sizeof(ArgumentRecord) == 32 && offsetof(ArgumentRecord, value) ==
 static_assert(sizeof(StepRecord) == 24 && offsetof(StepRecord, limit) == 20);
 static_assert(Batch::kMaxArguments == RUNNER_MOST_ARGUMENTS);
 
-uint64_t Align(uint64_t size) {
-  return (size + RUNNER_BUFFER_ALIGNMENT - 1) & ~uint64_t{RUNNER_BUFFER_ALIGNMENT - 1};
-}
+uint64_t Align(uint64_t size) { return (size + RUNNER_BUFFER_ALIGNMENT - 1) & ~uint64_t{RUNNER_BUFFER_ALIGNMENT - 1}; }
 
 void RequireRoom(const Batch& batch) {
   const uint64_t steps = batch.step_count();
@@ -111,8 +109,8 @@ void BatchRun::PlaceRecords(runner_state* state) {
   state->blocked = window_ + blocked_;
 }
 
-// The payload keeps its alignment; the pointers in it are set. Where a batch has none, nothing is written: whoever runs it
-// may have put the bytes of its own there (Shadow::window).
+// The payload keeps its alignment; the pointers in it are set. Where a batch has none, nothing is written: whoever runs
+// it may have put the bytes of its own there (Shadow::window).
 void BatchRun::PlacePayload(runner_state* state) {
   const uint64_t begin = batch_->payload_offset() & ~uint64_t{RUNNER_BUFFER_ALIGNMENT - 1};
   uint8_t* payload = scratch_.At(Scratch::kPayloadOffset);

@@ -12,8 +12,9 @@
 
 namespace penumbra {
 
-/// Has batches run by a program in the scratch memory: an engine that is entered once runs all the calls of a batch. Use:
-/// Start, then call `entry` with `argument` until Continue says that it is enough, or Abandon when it does not return.
+/// Has batches run by a program in the scratch memory: an engine that is entered once runs all the calls of a batch.
+/// Use: Start, then call `entry` with `argument` until Continue says that it is enough, or Abandon when it does not
+/// return.
 class BatchRun {
  public:
   /// Writes the program. `scratch` must outlive this.

@@ -37,7 +37,7 @@ class CallTimer {
   Clock::duration limit_{};
   Clock::time_point when_ = Clock::time_point::max();
   Clock::time_point wakes_ = Clock::time_point::max();  ///< when the thread looks again by itself
-  uint64_t calls_then_ = 0;  ///< when `when_` was set
+  uint64_t calls_then_ = 0;                             ///< when `when_` was set
   bool quit_ = false;
   std::thread thread_;
 };

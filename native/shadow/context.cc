@@ -62,8 +62,7 @@ uint64_t FindStackTop(const Recipe& recipe, const KernelReader& kernel, const st
   uint64_t pointer;
   if (running == views.end()) {
     const bool switching =
-        recipe.task_on_cpu &&
-        kernel.Read<uint32_t>(task + *recipe.task_on_cpu, "the borrowed task's on_cpu") != 0;
+        recipe.task_on_cpu && kernel.Read<uint32_t>(task + *recipe.task_on_cpu, "the borrowed task's on_cpu") != 0;
     if (switching) throw Error("LOCKED", "the borrowed task is being switched to or from");
     pointer = kernel.Read<uint64_t>(task + recipe.task_thread_sp, "the borrowed task's stack pointer");
   } else if (running->stop_class == StopClass::kUser) {
@@ -131,9 +130,8 @@ Context BuildContext(const Recipe& recipe, const std::vector<VcpuState>& vcpus, 
     VcpuView view;
     if (ViewVcpu(recipe, kernel, vcpus[i], i, &view)) views.push_back(view);
   }
-  const auto best = std::min_element(views.begin(), views.end(), [](const VcpuView& a, const VcpuView& b) {
-    return a.stop_class < b.stop_class;
-  });
+  const auto best = std::min_element(views.begin(), views.end(),
+                                     [](const VcpuView& a, const VcpuView& b) { return a.stop_class < b.stop_class; });
   if (best == views.end()) throw Error("LOCKED", "every vCPU stands between user and kernel mode");
 
   for (const Location& sequence : recipe.sequences) {

@@ -19,11 +19,11 @@ enum class StopClass : uint32_t { kUser = 0, kIdle = 1, kKernel = 2 };
 
 struct Context {
   CpuContext cpu;
-  AddressSpace space;   ///< of the borrowed task, scratch included
-  uint64_t stack_top;   ///< the calls' stack grows down from here
+  AddressSpace space;  ///< of the borrowed task, scratch included
+  uint64_t stack_top;  ///< the calls' stack grows down from here
   uint64_t per_cpu_base;
   uint32_t cpu_number;
-  uint32_t vcpu;        ///< index of the vCPU that was taken
+  uint32_t vcpu;  ///< index of the vCPU that was taken
   StopClass stop_class;
   uint64_t scratch_address;  ///< guest-virtual address of the scratch memory
 };

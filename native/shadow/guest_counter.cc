@@ -42,7 +42,8 @@ std::optional<uint64_t> ReadCounter(const CounterRule& rule, const KernelReader&
       !kernel.TryRead(kernel.Resolve(rule.last, per_cpu_base, 0), &last)) {
     return std::nullopt;
   }
-  if (std::find(rule.counter_clocks.begin(), rule.counter_clocks.end(), clock) != rule.counter_clocks.end()) return last;
+  if (std::find(rule.counter_clocks.begin(), rule.counter_clocks.end(), clock) != rule.counter_clocks.end())
+    return last;
   if (rule.page_clock == 0 || clock != rule.page_clock) return std::nullopt;
   uint64_t address;
   ClockPage page;

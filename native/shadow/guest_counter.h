@@ -10,8 +10,8 @@
 
 namespace penumbra {
 
-/// What the counter was at the guest's last clock interrupt, at most milliseconds ago. Nothing where the guest keeps its
-/// time by another device, or its data do not make sense.
+/// What the counter was at the guest's last clock interrupt, at most milliseconds ago. Nothing where the guest keeps
+/// its time by another device, or its data do not make sense.
 std::optional<uint64_t> ReadCounter(const CounterRule& rule, const KernelReader& kernel, uint64_t per_cpu_base);
 
 }  // namespace penumbra

@@ -25,11 +25,11 @@ struct Location {
 struct Patch {
   enum class Source : uint32_t {
     kConstant = 0,
-    kTask = 1,      ///< address of the borrowed task + constant
-    kStackTop = 2,  ///< where the stack of the calls begins
-    kCpu = 3,       ///< number of the CPU that the calls run on
-    kCode = 4,      ///< address of the scratch code + constant
-    kTaskField = 5, ///< the pointer in the borrowed task at offset `constant`
+    kTask = 1,       ///< address of the borrowed task + constant
+    kStackTop = 2,   ///< where the stack of the calls begins
+    kCpu = 3,        ///< number of the CPU that the calls run on
+    kCode = 4,       ///< address of the scratch code + constant
+    kTaskField = 5,  ///< the pointer in the borrowed task at offset `constant`
   };
   Location where;
   uint32_t width = 8;
@@ -49,9 +49,9 @@ struct Sample {
 struct TrapRule {
   enum class Kind : uint32_t {
     kSchedule = 0,  ///< the scheduler: a voluntary switch returns at once, anything else would sleep
-    kLock = 1,      ///< slow path of a lock that somebody holds: returns at once for `harmless_readers`, ends the call else
-    kBug = 2,       ///< the kernel found itself broken
-    kSkip = 3,      ///< has nothing to do in a shadow: returns `value`
+    kLock = 1,  ///< slow path of a lock that somebody holds: returns at once for `harmless_readers`, ends the call else
+    kBug = 2,   ///< the kernel found itself broken
+    kSkip = 3,  ///< has nothing to do in a shadow: returns `value`
     kSignal = 4,    ///< delivers signals on the way to user mode: takes back the one that ended a sleep
     kReadLock = 5,  ///< the same for a lock that one can sleep for: sleeps else
   };

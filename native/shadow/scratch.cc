@@ -18,7 +18,8 @@ constexpr uint64_t kLastSlot = 255;
 
 // Flags of a page in the first 2 MiB; 0 where there is none.
 uint64_t PageFlags(uint64_t offset) {
-  if (offset >= Scratch::kCodeOffset && offset < Scratch::kProgramOffset + Scratch::kProgramSize) return kSupervisorPage;
+  if (offset >= Scratch::kCodeOffset && offset < Scratch::kProgramOffset + Scratch::kProgramSize)
+    return kSupervisorPage;
   if (offset >= Scratch::kStateOffset && offset < Scratch::kStateOffset + Scratch::kStateSize) {
     return kSupervisorPage | kNoExecute;
   }

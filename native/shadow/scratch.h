@@ -18,7 +18,7 @@ class Scratch {
   static constexpr uint64_t kCodeOffset = 8 * kPageSize;     ///< the recipe's code, executable
   static constexpr uint64_t kProgramOffset = 9 * kPageSize;  ///< the batch runner, executable
   static constexpr uint64_t kProgramSize = 2 * kPageSize;
-  static constexpr uint64_t kStateOffset = 11 * kPageSize;   ///< what runner and host tell each other
+  static constexpr uint64_t kStateOffset = 11 * kPageSize;  ///< what runner and host tell each other
   static constexpr uint64_t kStateSize = kPageSize;
   // The large areas begin at different places within 2 MiB: their first pages are the ones most used, and translation
   // buffers that are indexed by the low bits of a page's number have to keep all of them.

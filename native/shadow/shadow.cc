@@ -58,8 +58,8 @@ void Shadow::Borrow(uint64_t task, uint32_t pid) {
 
 void Shadow::Refresh() {
   memory_.Refresh();
-  const bool rewritten = std::any_of(written_.begin(), written_.end(),
-                                     [this](uint64_t gpa) { return code_watch_.Covers(gpa); });
+  const bool rewritten =
+      std::any_of(written_.begin(), written_.end(), [this](uint64_t gpa) { return code_watch_.Covers(gpa); });
   written_.clear();
   if (code_watch_.Changed() || rewritten) engine_->CodeChanged();
 }
@@ -262,7 +262,8 @@ CallFailure Shadow::Explain(const Outcome& outcome) const {
       if (outcome.value == 6) return {"GUEST_BUG", "the guest kernel ran into a BUG or WARN", outcome.rip, {}};
       return {"GUEST_FAULT", "CPU exception " + std::to_string(outcome.value) + " during the call", outcome.rip, {}};
     case StopReason::kDevice:
-      return {"DEVICE_ACCESS", "the call needs a device of the guest (at " + Hex(outcome.address) + ")", outcome.rip, {}};
+      return {
+          "DEVICE_ACCESS", "the call needs a device of the guest (at " + Hex(outcome.address) + ")", outcome.rip, {}};
     case StopReason::kHalted:
       return {"GUEST_FAULT", "the call halted the CPU", outcome.rip, {}};
     case StopReason::kWatchdog:

@@ -14,9 +14,9 @@
 #include "memory/private_ram.h"
 #include "shadow/batch.h"
 #include "shadow/batch_run.h"
+#include "shadow/call_timer.h"
 #include "shadow/code_watch.h"
 #include "shadow/context.h"
-#include "shadow/call_timer.h"
 #include "shadow/recipe.h"
 #include "shadow/scratch.h"
 

@@ -25,8 +25,8 @@ struct Test {
 
 #define PENUMBRA_JOIN_(a, b) a##b
 #define PENUMBRA_JOIN(a, b) PENUMBRA_JOIN_(a, b)
-#define TEST(name) \
-  static void PENUMBRA_JOIN(Run, __LINE__)(); \
+#define TEST(name)                                                                                        \
+  static void PENUMBRA_JOIN(Run, __LINE__)();                                                             \
   static const ::penumbra::test::Test PENUMBRA_JOIN(test_, __LINE__)(name, PENUMBRA_JOIN(Run, __LINE__)); \
   static void PENUMBRA_JOIN(Run, __LINE__)()
 
@@ -34,13 +34,15 @@ template <typename A, typename B>
 void CheckEqual(const A& actual, const B& expected, const char* text, int line, const std::string& context = "") {
   if (actual == static_cast<A>(expected)) return;
   std::ostringstream message;
-  message << "line " << line << ": " << text << " is 0x" << std::hex << +actual << ", not 0x" << +static_cast<A>(expected);
+  message << "line " << line << ": " << text << " is 0x" << std::hex << +actual << ", not 0x"
+          << +static_cast<A>(expected);
   if (!context.empty()) message << " (" << context << ")";
   throw Failure(message.str());
 }
 
 inline void CheckTrue(bool holds, const char* text, int line, const std::string& context = "") {
-  if (!holds) throw Failure("line " + std::to_string(line) + ": not " + text + (context.empty() ? "" : " (" + context + ")"));
+  if (!holds)
+    throw Failure("line " + std::to_string(line) + ": not " + text + (context.empty() ? "" : " (" + context + ")"));
 }
 
 template <typename Body>

@@ -119,7 +119,8 @@ class Generator {
     const uint8_t extension = static_cast<uint8_t>((*this)(4));
     const uint8_t mod = static_cast<uint8_t>((*this)(3));
     const uint8_t rm = static_cast<uint8_t>((*this)(8));
-    code.insert(code.end(), {static_cast<uint8_t>(0x48 | extension), 0x0f, 0xc7, static_cast<uint8_t>(mod << 6 | 8 | rm)});
+    code.insert(code.end(),
+                {static_cast<uint8_t>(0x48 | extension), 0x0f, 0xc7, static_cast<uint8_t>(mod << 6 | 8 | rm)});
     PutAddress(mod, rm, extension, address, registers, &code);
     return code;
   }

@@ -100,7 +100,8 @@ class Machine {
 
   /// An interrupt gate to `handler`.
   void PutGate(int vector, uint64_t handler) {
-    PutWord(kIdt + vector * 16, (handler & 0xffff) | 0x10 << 16 | uint64_t{0x8e00} << 32 | (handler >> 16 & 0xffff) << 48);
+    PutWord(kIdt + vector * 16,
+            (handler & 0xffff) | 0x10 << 16 | uint64_t{0x8e00} << 32 | (handler >> 16 & 0xffff) << 48);
     PutWord(kIdt + vector * 16 + 8, handler >> 32);
   }
 
@@ -243,8 +244,7 @@ void CheckTraps(const EngineChoice& choice) {
       {"nop of five bytes", {0x0f, 0x1f, 0x44, 0, 0}},
       {"push and pop", {0x55, 0x5d}},
       {"call", Relative(0xe8, kCallee, kCallee + 0x100)},
-      {"a locked compare-and-exchange of 16 bytes",
-       Bytes{0xf0, 0x48, 0x0f, 0xc7, 0x0c, 0x25} + Word(kData, 4)},
+      {"a locked compare-and-exchange of 16 bytes", Bytes{0xf0, 0x48, 0x0f, 0xc7, 0x0c, 0x25} + Word(kData, 4)},
   };
   for (const Begin& begin : begins) {
     Bench bench(choice);
@@ -282,8 +282,9 @@ void CheckDevices(const EngineChoice& choice) {
   Check(out.reason == StopReason::kDevice && out.address == 0x70, "a write to a port does");
   Check(bench.StillWorks(), "the engine works after it");
   // mov dword [apic + 0x300], edi; mov eax, [apic + 0x300]; ret
-  const Outcome apic = bench.Try(Bytes{0x89, 0x3c, 0x25} + Word(kApic + 0x300, 4) + Bytes{0x8b, 0x04, 0x25} +
-                                     Word(kApic + 0x300, 4) + Bytes{kRet}, 0x4321);
+  const Outcome apic = bench.Try(
+      Bytes{0x89, 0x3c, 0x25} + Word(kApic + 0x300, 4) + Bytes{0x8b, 0x04, 0x25} + Word(kApic + 0x300, 4) + Bytes{kRet},
+      0x4321);
   Check(Returned(apic, 0), "the local APIC takes writes and reads as idle");
 }
 
@@ -345,13 +346,15 @@ void CheckProcessor(const EngineChoice& choice) {
   Check(Returned(bench.Try(msr(0x6e0, 0x30) + kAnswer), 42), "the timer's MSR takes writes");
   Check(Returned(bench.Try(msr(0x83f, 0x30) + kAnswer), 42), "the MSRs of the APIC take writes");
   // mov rax, [data] ...: lock cmpxchg16b with equal and unequal operands; setz al; movzx eax, al; ret
-  const Bytes exchange = Bytes{0x31, 0xc0, 0x31, 0xd2, 0xbb, 3, 0, 0, 0, 0xb9, 4, 0, 0, 0, 0xf0, 0x48, 0x0f, 0xc7, 0x0c,
-                               0x25} + Word(kData, 4) + Bytes{0x0f, 0x94, 0xc0, 0x0f, 0xb6, 0xc0, kRet};
+  const Bytes exchange =
+      Bytes{0x31, 0xc0, 0x31, 0xd2, 0xbb, 3, 0, 0, 0, 0xb9, 4, 0, 0, 0, 0xf0, 0x48, 0x0f, 0xc7, 0x0c, 0x25} +
+      Word(kData, 4) + Bytes{0x0f, 0x94, 0xc0, 0x0f, 0xb6, 0xc0, kRet};
   Check(Returned(bench.Try(exchange), 1), "CMPXCHG16B exchanges");
   Check(Returned(bench.Call(), 0), "and compares");
 
   const Calibration speed = Calibrate(choice.kvm_device);
-  Check(speed.guest_rate > 1e5 && speed.host_rate > speed.guest_rate / 2 && speed.exit_ns > 100, "the speed is measured");
+  Check(speed.guest_rate > 1e5 && speed.host_rate > speed.guest_rate / 2 && speed.exit_ns > 100,
+        "the speed is measured");
   // A KVM without hardware may answer these two itself.
   if (speed.guest_rate < speed.host_rate / 20) return;
   // An unknown MSR is an exception, whose handler goes on behind the instruction; RAX stays what it was.

@@ -28,7 +28,8 @@ constexpr uint64_t kScratch = 8 * kGiB;
 
 void FillWithNumbers(const MadeRam& ram, uint64_t salt = 0) {
   for (const MadeRegion& region : ram.regions()) {
-    for (uint64_t at = 0; at < region.pages * kPageSize; at += 8) ram.Store(region.gpa + at, (region.gpa + at) * 3 + salt);
+    for (uint64_t at = 0; at < region.pages * kPageSize; at += 8)
+      ram.Store(region.gpa + at, (region.gpa + at) * 3 + salt);
   }
 }
 
@@ -122,7 +123,8 @@ TEST("reads cross neighbouring regions and stop at holes") {
     CHECK_EQUAL(guest.Left(0x80000), 0u);
     CHECK_EQUAL(guest.Gap(0x80000), 4 * kGiB - 0x80000);
     std::vector<GuestRam::Piece> pieces;
-    for (uint64_t i = 0; i < 3000; ++i) pieces.push_back({i % 128 * kPageSize, bytes.data() + i % 128 * kPageSize, kPageSize});
+    for (uint64_t i = 0; i < 3000; ++i)
+      pieces.push_back({i % 128 * kPageSize, bytes.data() + i % 128 * kPageSize, kPageSize});
     std::fill(bytes.begin(), bytes.end(), 0);
     CHECK_EQUAL(guest.CopyScattered(pieces), pieces.size());
     uint64_t word;

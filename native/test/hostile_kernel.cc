@@ -13,10 +13,10 @@ namespace {
 /// Small enough that tens of thousands of cases take seconds; what handlers lay out lies at the window's start.
 constexpr uint64_t kMostScribbled = 4096;
 constexpr uint64_t kExtremes[] = {
-    0,          1,          2,           15,          16,          18,          19,          20,          127,
-    128,        255,        256,         4095,        4096,        4097,        0x7fff,      0xffff,      0x10000,
-    0x7fffffff, 0x80000000, 0xffffffff,  0x100000000, 1ull << 40,  1ull << 47,  1ull << 62,  ~0ull >> 1,  1ull << 63,
-    -1ull,      -2ull,      -22ull,      -512ull,     -4095ull,    -4096ull,    -4097ull,    -100000ull,
+    0,          1,          2,          15,          16,         18,         19,         20,         127,
+    128,        255,        256,        4095,        4096,       4097,       0x7fff,     0xffff,     0x10000,
+    0x7fffffff, 0x80000000, 0xffffffff, 0x100000000, 1ull << 40, 1ull << 47, 1ull << 62, ~0ull >> 1, 1ull << 63,
+    -1ull,      -2ull,      -22ull,     -512ull,     -4095ull,   -4096ull,   -4097ull,   -100000ull,
 };
 
 }  // namespace

@@ -12,7 +12,8 @@ MadeRam::MadeRam(std::vector<MadeRegion> regions) : regions_(std::move(regions))
   for (const MadeRegion& region : regions_) size_ += region.pages * kPageSize;
   fd_ = memfd_create("made ram", MFD_CLOEXEC);
   memory_fd_ = open("/proc/self/mem", O_RDONLY | O_CLOEXEC);
-  if (fd_ < 0 || memory_fd_ < 0 || ftruncate(fd_, static_cast<off_t>(size_)) != 0) throw Failure("no memory for a test");
+  if (fd_ < 0 || memory_fd_ < 0 || ftruncate(fd_, static_cast<off_t>(size_)) != 0)
+    throw Failure("no memory for a test");
   void* const mapped = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_SHARED, fd_, 0);
   if (mapped == MAP_FAILED) throw Failure("no memory for a test");
   host_ = static_cast<uint8_t*>(mapped);

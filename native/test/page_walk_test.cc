@@ -37,7 +37,8 @@ uint64_t PageIn(const MadeRam& ram, Random& random) {
 uint64_t MakeEntry(const MadeRam& ram, Random& random) {
   if (random.Chance(10)) return random.Chance(50) ? 0 : random.Word() & ~uint64_t{1};
   if (random.Chance(3)) return random.Word() | 1;
-  uint64_t entry = PageIn(ram, random) | 1 | (random.Word() & 0x0000000000000e7e) | (random.Word() & 0xfff0000000000000);
+  uint64_t entry =
+      PageIn(ram, random) | 1 | (random.Word() & 0x0000000000000e7e) | (random.Word() & 0xfff0000000000000);
   if (random.Chance(25)) entry |= 0x80;
   if (random.Chance(5)) entry |= uint64_t{1} << (13 + random.Below(39));
   // Large pages of which some part is RAM.
@@ -77,11 +78,16 @@ uint64_t MakeAddress(Random& random, int levels) {
 
 WalkResult ResultOf(ReferenceWalk::End end) {
   switch (end) {
-    case ReferenceWalk::End::kPage: return WalkResult::kMapped;
-    case ReferenceWalk::End::kAbsent: return WalkResult::kNotPresent;
-    case ReferenceWalk::End::kBadAddress: return WalkResult::kNotCanonical;
-    case ReferenceWalk::End::kReserved: return WalkResult::kReserved;
-    case ReferenceWalk::End::kNoTable: return WalkResult::kOutsideRam;
+    case ReferenceWalk::End::kPage:
+      return WalkResult::kMapped;
+    case ReferenceWalk::End::kAbsent:
+      return WalkResult::kNotPresent;
+    case ReferenceWalk::End::kBadAddress:
+      return WalkResult::kNotCanonical;
+    case ReferenceWalk::End::kReserved:
+      return WalkResult::kReserved;
+    case ReferenceWalk::End::kNoTable:
+      return WalkResult::kOutsideRam;
   }
   return WalkResult::kMapped;
 }
@@ -123,11 +129,13 @@ void CompareReads(const std::string& name, const Expected& expected, const Guest
   const uint64_t length = expected.bytes.size();
   std::vector<uint8_t> bytes(length, 0xa5);
   CHECK_EQUAL_IN(name, ReadVirtual(guest, space, address, bytes.data(), length), expected.before_gap);
-  CHECK_IN(name, std::equal(bytes.begin(), bytes.begin() + static_cast<long>(expected.before_gap), expected.bytes.begin()));
+  CHECK_IN(name,
+           std::equal(bytes.begin(), bytes.begin() + static_cast<long>(expected.before_gap), expected.bytes.begin()));
 
   std::fill(bytes.begin(), bytes.end(), 0xa5);
   CHECK_EQUAL_IN(name, reader.Read(address, bytes.data(), length), expected.before_gap);
-  CHECK_IN(name, std::equal(bytes.begin(), bytes.begin() + static_cast<long>(expected.before_gap), expected.bytes.begin()));
+  CHECK_IN(name,
+           std::equal(bytes.begin(), bytes.begin() + static_cast<long>(expected.before_gap), expected.bytes.begin()));
 
   std::fill(bytes.begin(), bytes.end(), 0xa5);
   const std::vector<VirtualReader::Hole> holes = reader.ReadPresent(address, bytes.data(), length);
@@ -360,7 +368,8 @@ TEST("a search sees what a naive one sees") {
     for (const GuestRam* guest : {&mapped, &foreign}) {
       std::vector<uint64_t> found;
       for (uint64_t at = from; at < from + length;) {
-        const VirtualHits hits = FindVirtual(*guest, space, needle.data(), size, at, from + length, 1000, 3 * kPageSize);
+        const VirtualHits hits =
+            FindVirtual(*guest, space, needle.data(), size, at, from + length, 1000, 3 * kPageSize);
         found.insert(found.end(), hits.addresses.begin(), hits.addresses.end());
         CHECK_IN(Name(4, from), hits.next > at);
         at = hits.next;

@@ -35,7 +35,8 @@ ReferenceWalk Page(uint64_t entry, uint64_t linear, int offset_bits) {
   return walk;
 }
 
-// `level` 5 is the PML5 table, 4 the PML4 table, 3 the page-directory-pointer table, 2 the page directory, 1 the page table.
+// `level` 5 is the PML5 table, 4 the PML4 table, 3 the page-directory-pointer table, 2 the page directory, 1 the page
+// table.
 ReferenceWalk Level(const RegionTable& ram, uint64_t table, int level, uint64_t linear) {
   const int lowest = 12 + 9 * (level - 1);
   const uint64_t index = Bits(linear, lowest + 8, lowest) >> lowest;

@@ -1,5 +1,5 @@
-// A second page table walk, written from the tables of the Intel SDM (volume 3A, 4.5.4 and figures 4-8 to 4-10, tables 4-14
-// to 4-20) and without a look at the first: slow, a bit at a time. Tests compare the two.
+// A second page table walk, written from the tables of the Intel SDM (volume 3A, 4.5.4 and figures 4-8 to 4-10, tables
+// 4-14 to 4-20) and without a look at the first: slow, a bit at a time. Tests compare the two.
 #ifndef PENUMBRA_NATIVE_TEST_REFERENCE_WALK_H_
 #define PENUMBRA_NATIVE_TEST_REFERENCE_WALK_H_
 

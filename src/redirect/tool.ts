@@ -88,7 +88,10 @@ function requireSuitable(program: string): void {
 function requireInterpreter(script: string, head: Buffer): void {
   const [interpreter = ''] = head.toString('latin1', 2).split('\n', 1)[0]?.trim().split(/[ \t]/) ?? [];
   if (!isExecutable(interpreter)) {
-    throw new PenumbraError('UNSUPPORTED', `${script} is a script for '${interpreter}', which this host cannot execute`);
+    throw new PenumbraError(
+      'UNSUPPORTED',
+      `${script} is a script for '${interpreter}', which this host cannot execute`,
+    );
   }
   if (readHead(interpreter).subarray(0, 2).toString('latin1') !== '#!') requireSuitable(interpreter);
 }

@@ -192,7 +192,8 @@ export class LiveTarget implements AsyncDisposable {
 
   /** First guest-physical address above all RAM, rounded up so that it can hold memory of the shadow's own. */
   get scratchGpa(): bigint {
-    const top = this.layout.reduce((highest, { gpa, size }) => (gpa + size > highest ? gpa + size : highest), 0n);
+    let top = 0n;
+    for (const { gpa, size } of this.layout) if (gpa + size > top) top = gpa + size;
     const alignment = 1n << 30n;
     return ((top + alignment - 1n) / alignment) * alignment + alignment;
   }

@@ -98,7 +98,10 @@ t.test('one guest, asked for everything', async (t) => {
     await guest.qmp('stop');
     t.not(await guest.ramHash(), paused);
     await guest.qmp('cont');
-    t.same(guest.events.map(({ event }) => event), ['STOP', 'RESUME', 'STOP', 'RESUME']);
+    t.same(
+      guest.events.map(({ event }) => event),
+      ['STOP', 'RESUME', 'STOP', 'RESUME'],
+    );
     await t.rejects(guest.qmp('no-such-command'), { message: /CommandNotFound/ });
   });
 
@@ -114,7 +117,9 @@ t.test('a guest does not outlive a killed process', async (t) => {
   const module = new URL('../../src/lab/index.js', import.meta.url).href;
   const program = `import { LabGuest } from '${module}'; const g = await LabGuest.start();
     console.log(JSON.stringify({ pid: g.pid, folder: g.folder })); await g.run('sleep 1000', 1e6);`;
-  const child = spawn(process.execPath, ['--input-type=module', '-e', program], { stdio: ['ignore', 'pipe', 'inherit'] });
+  const child = spawn(process.execPath, ['--input-type=module', '-e', program], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
   const line = await new Promise<Buffer>((resolve) => child.stdout.once('data', resolve));
   const { pid, folder } = JSON.parse(line.toString()) as { pid: number; folder: string };
   child.kill('SIGKILL');

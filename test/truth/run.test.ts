@@ -83,7 +83,11 @@ async function compare(kernel: LabSpec['kernel']): Promise<void> {
     const cases = casesHere();
     const expected: LineResult[] = [];
     for (const { command } of cases) expected.push(await native(lab, command));
-    const { redirected, here } = runOnCanaryHost(host, lab.qmp, cases.map(({ command }) => command));
+    const { redirected, here } = runOnCanaryHost(
+      host,
+      lab.qmp,
+      cases.map(({ command }) => command),
+    );
     t.equal(redirected.length, cases.length);
 
     let identical = 0;
@@ -104,7 +108,11 @@ async function compare(kernel: LabSpec['kernel']): Promise<void> {
       t.match(here[index]?.stdout, value, `${shownBy} shows ${value} where the host answers`);
       // A kernel's build date has a year too: what the guest prints by itself is no leak.
       const leaks = cases.filter((_, line) => shows(redirected[line], value) && !shows(expected[line], value));
-      t.same(leaks.map(({ command }) => command), [], `no line shows ${value} where the guest answers`);
+      t.same(
+        leaks.map(({ command }) => command),
+        [],
+        `no line shows ${value} where the guest answers`,
+      );
     }
   });
 }

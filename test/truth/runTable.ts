@@ -246,8 +246,8 @@ export const toolCases: readonly ToolCase[] = [
     'bash -c "shopt -s globstar; echo /srv/tree/deep/**; echo \\$HOSTNAME \\$UID \\$OSTYPE"',
     'bash -c "diff <(sort /etc/group) <(sort -r /etc/group); true"',
     'bash -c "while IFS=: read -r name _ id _; do echo \\$name=\\$id; done < /etc/passwd"',
-    "perl -e 'opendir D, \"/srv/tree\"; print map { \"$_ \" . (-s \"/srv/tree/$_\") . \"\\n\" } sort readdir D'",
-    "perl -e 'print join(\" \", (getpwnam \"bob\")[0, 2, 3, 7]), \"\\n\"'",
+    'perl -e \'opendir D, "/srv/tree"; print map { "$_ " . (-s "/srv/tree/$_") . "\\n" } sort readdir D\'',
+    'perl -e \'print join(" ", (getpwnam "bob")[0, 2, 3, 7]), "\\n"\'',
     python('print(os.uname(), os.getcwd(), os.cpu_count(), os.getloadavg() != ())'),
     python('print([(e.name, e.is_dir(), e.stat().st_size) for e in os.scandir("/srv/tree")])'),
     python('print([(b, sorted(d), len(f)) for b, d, f in os.walk("/srv")])'),
@@ -266,24 +266,35 @@ export const toolCases: readonly ToolCase[] = [
   ),
   ...differing(
     OWN_PROCESS,
-    (printed) => withoutLines(printed, /sh -c ps/, / ps -ef/).map((line) => withoutColumns(line, 3, 6)).join('\n'),
+    (printed) =>
+      withoutLines(printed, /sh -c ps/, / ps -ef/)
+        .map((line) => withoutColumns(line, 3, 6))
+        .join('\n'),
     'ps -ef',
   ),
   ...differing(
     OWN_PROCESS,
     (printed) =>
-      withoutLines(printed, /sh -c ps/, / ps aux/).map((line) => withoutColumns(line, 2, 3, 5, 7, 9)).join('\n'),
+      withoutLines(printed, /sh -c ps/, / ps aux/)
+        .map((line) => withoutColumns(line, 2, 3, 5, 7, 9))
+        .join('\n'),
     'ps aux',
   ),
   ...differing(OWN_PROCESS, (printed) => printed.replace('---sh---pstree', ''), 'pstree'),
   ...differing(
     `${OWN_PROCESS}; ${OWN_FILES}`,
-    (printed) => withoutLines(printed, /^(?:sh|lsof) /, /\b5\d\d[a-z] /).map((line) => withoutColumns(line)).join('\n'),
+    (printed) =>
+      withoutLines(printed, /^(?:sh|lsof) /, /\b5\d\d[a-z] /)
+        .map((line) => withoutColumns(line))
+        .join('\n'),
     'lsof -n',
   ),
   ...differing(
     OWN_FILES,
-    (printed) => withoutLines(printed, /^5\d\d /).map((line) => withoutColumns(line)).join('\n'),
+    (printed) =>
+      withoutLines(printed, /^5\d\d /)
+        .map((line) => withoutColumns(line))
+        .join('\n'),
     'lsfd -p 1 -n -o FD,MODE,NAME',
   ),
   ...differing(COUNTERS, withoutNumbers, 'cat /proc/stat', 'free', 'uptime', 'vmstat', 'w', 'prtstat 1'),
