@@ -547,7 +547,7 @@ async function largePagesAndSwap(t: Test, lab: TestGuest): Promise<void> {
       count += (await comparePages(t, lab, memory, start, end))['swapped'] ?? 0;
       swapped ??= memory.readPresent(start, Number(end - start)).absent.find(({ reason }) => reason === 'swapped');
     }
-    t.ok(count > 100, `${count} pages are swapped out`);
+    t.ok(count > 10, `${count} pages are swapped out`);
     t.match(swapped, { swap: { area: 0 } });
     t.throws(() => memory.read(swapped?.address ?? 0n, 8), {
       code: 'NOT_MAPPED',
