@@ -53,7 +53,7 @@ function isWanted(suite: string): boolean {
 }
 
 async function bench(kernel: LabSpec['kernel']): Promise<void> {
-  const report = new Report();
+  const report = new Report(accelerator);
   await using lab = await LabGuest.start({ kernel, accelerator }, { files: [await probeFile()] });
   {
     await using guest = await attach({ qmp: lab.qmp });

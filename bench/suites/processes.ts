@@ -21,7 +21,7 @@ export async function measureSession(lab: LabGuest, guest: Guest, report: Report
     return guest.counts.lastStandstill;
   });
   const standstill = summarise(samples);
-  report.add('standstill, stop to resume', 'ms', standstill);
+  report.add('standstill, stop to resume', 'ms', standstill, { kvm: 3 });
   const scaled = {
     ...standstill,
     median: (standstill.median * 50) / count,
@@ -30,7 +30,7 @@ export async function measureSession(lab: LabGuest, guest: Guest, report: Report
   report.add('the same per 50 processes', 'ms', scaled, 4);
   const native = await measureNative(lab, Math.max(3, Math.round(rounds / 10)));
   report.add('ps in the guest', 'ms', native);
-  report.ratio('standstill / ps in the guest', standstill, native);
+  report.ratio('standstill / ps in the guest', standstill, native, { kvm: 1 });
   const before = await guest.statistics();
   await guest.processes();
   const after = await guest.statistics();
