@@ -168,8 +168,10 @@ class Supervisor {
   void NoteIdle();
   /// Lets the tool's time pass by so many nanoseconds; ends the run when it does so again and again.
   void PassTime(int64_t nanoseconds);
-  /// Nanoseconds that the tool has slept: its clocks are ahead of the guest's by so much.
-  int64_t slept = 0;
+  /// Nanoseconds that the tool has slept: its clocks are ahead of the guest's by so much. One from the start, so that what
+  /// the guest's kernel dates at the instant that stands still lies in the past, as programs expect (ls shows the year of
+  /// a file that does not).
+  int64_t slept = 1;
 
  private:
   void Loop(LaunchedTool* tool, const Standstill& standstill);
