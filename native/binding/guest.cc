@@ -11,6 +11,7 @@
 #include "binding/environment.h"
 #include "binding/guest_answers.h"
 #include "binding/guest_memory.h"
+#include "binding/guest_state.h"
 #include "binding/guest_thread.h"
 #include "binding/process.h"
 #include "binding/recipe.h"
@@ -26,55 +27,6 @@ namespace penumbra {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-double Nanoseconds(Clock::duration duration) {
-  return static_cast<double>(std::chrono::duration_cast<std::chrono::nanoseconds>(duration).count());
-}
-
-// Everything of one guest that the guest's thread works on. Jobs share it, so that it outlives the JavaScript object.
-struct GuestState {
-  explicit GuestState(std::shared_ptr<const GuestRam> guest_ram) : ram(std::move(guest_ram)) {}
-
-  std::shared_ptr<const GuestRam> ram;
-  std::unique_ptr<VcpuControl> control;
-  std::unique_ptr<Shadow> shadow;
-  std::vector<VcpuState> vcpus;  ///< as of the last stop
-  Clock::time_point stopped_at;
-  Episode episode{0};
-
-  // What the guest's memory was may be relied on from here ...
-  void Stands() { episode |= 1; }
-  // ... to here, right before it runs.
-  void Runs() { episode += episode & 1; }
-
-  std::optional<std::string> gone;  ///< why the guest is no longer the one that was attached to
-
-  std::optional<double> let_go;  ///< ns after which the guest ran on although its shadow is still in use
-
-  /// Copies what the guest may change and lets it run on; returns the bytes copied.
-  uint64_t LetGo() {
-    const uint64_t copied = RequireShadow().CopyMemory();
-    RequireShadow().NoteCode();
-    Runs();
-    RequireControl().Resume();
-    let_go = Nanoseconds(Clock::now() - stopped_at);
-    return copied;
-  }
-
-  VcpuControl& RequireControl() {
-    if (!control) throw Error("INTERNAL", "no gdbstub is connected");
-    return *control;
-  }
-  /// For what begins a look at the guest; what ends one must work to the last.
-  VcpuControl& RequireGuest() {
-    if (gone) throw Error("GUEST_GONE", *gone);
-    return RequireControl();
-  }
-  Shadow& RequireShadow() {
-    if (!shadow) throw Error("INTERNAL", "no shadow was made");
-    return *shadow;
-  }
-};
 
 Clock::time_point After(double milliseconds) {
   return Clock::now() + std::chrono::microseconds(static_cast<int64_t>(milliseconds * 1000));
@@ -166,15 +118,7 @@ class Guest final : public Napi::ObjectWrap<Guest> {
       auto hits = std::make_shared<VirtualHits>(
           FindVirtual(*state.ram, space, needle.data(), needle.size(), from, to, limit, budget));
       state.ram->RequireIntact();
-      return [hits](Napi::Env env) -> Napi::Value {
-        Napi::BigUint64Array addresses = Napi::BigUint64Array::New(env, hits->addresses.size());
-        std::copy(hits->addresses.begin(), hits->addresses.end(), addresses.Data());
-        Napi::Object object = Napi::Object::New(env);
-        object.Set("addresses", addresses);
-        object.Set("next", Napi::BigInt::New(env, hits->next));
-        object.Set("searched", static_cast<double>(hits->searched));
-        return object;
-      };
+      return [hits](Napi::Env env) { return ToJavaScript(env, *hits); };
     });
   }
 
@@ -222,12 +166,7 @@ class Guest final : public Napi::ObjectWrap<Guest> {
     const double limit = info[0].As<Napi::Number>().DoubleValue();
     return Post(info, [limit](GuestState& state) -> GuestThread::Reply {
       const VcpuControl::Comparison both = state.RequireGuest().Compare(After(limit));
-      return [both](Napi::Env env) -> Napi::Value {
-        Napi::Object object = Napi::Object::New(env);
-        object.Set("stub", ToJavaScript(env, both.by_stub));
-        object.Set("pages", ToJavaScript(env, both.by_pages));
-        return object;
-      };
+      return [both](Napi::Env env) { return ToJavaScript(env, both); };
     });
   }
 
@@ -237,13 +176,7 @@ class Guest final : public Napi::ObjectWrap<Guest> {
     const VcpuControl::Stop kind = StopKind(info[1]);
     return Post(info, [limit, kind](GuestState& state) -> GuestThread::Reply {
       const VcpuControl::Times times = state.RequireGuest().Measure(kind, After(limit));
-      return [times](Napi::Env env) -> Napi::Value {
-        Napi::Object object = Napi::Object::New(env);
-        object.Set("stopNs", Nanoseconds(times.stop));
-        object.Set("registersNs", Nanoseconds(times.registers));
-        object.Set("resumeNs", Nanoseconds(times.resume));
-        return object;
-      };
+      return [times](Napi::Env env) { return ToJavaScript(env, times); };
     });
   }
 

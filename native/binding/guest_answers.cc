@@ -64,6 +64,35 @@ Napi::Value ToJavaScript(Napi::Env env, BatchResult&& result) {
   return object;
 }
 
+Napi::Value ToJavaScript(Napi::Env env, const VcpuControl::Times& times) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("stopNs", Nanoseconds(times.stop));
+  object.Set("registersNs", Nanoseconds(times.registers));
+  object.Set("resumeNs", Nanoseconds(times.resume));
+  return object;
+}
+
+Napi::Value ToJavaScript(Napi::Env env, const VcpuControl::Comparison& both) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("stub", ToJavaScript(env, both.by_stub));
+  object.Set("pages", ToJavaScript(env, both.by_pages));
+  return object;
+}
+
+Napi::Value ToJavaScript(Napi::Env env, const VirtualHits& hits) {
+  Napi::BigUint64Array addresses = Napi::BigUint64Array::New(env, hits.addresses.size());
+  std::copy(hits.addresses.begin(), hits.addresses.end(), addresses.Data());
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("addresses", addresses);
+  object.Set("next", Napi::BigInt::New(env, hits.next));
+  object.Set("searched", static_cast<double>(hits.searched));
+  return object;
+}
+
+double Nanoseconds(std::chrono::steady_clock::duration duration) {
+  return static_cast<double>(std::chrono::duration_cast<std::chrono::nanoseconds>(duration).count());
+}
+
 VcpuControl::Stop StopKind(Napi::Value value) {
   return value.ToBoolean() ? VcpuControl::Stop::kShort : VcpuControl::Stop::kLong;
 }

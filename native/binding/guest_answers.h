@@ -4,17 +4,30 @@
 
 #include <napi.h>
 
+#include <chrono>
 #include <memory>
 #include <vector>
 
 #include "hypervisor/registers.h"
 #include "hypervisor/vcpu_control.h"
+#include "memory/scan.h"
 #include "shadow/batch.h"
 
 namespace penumbra {
 
 /// VcpuState of src/target/target.ts.
 Napi::Value ToJavaScript(Napi::Env env, const std::vector<VcpuState>& vcpus);
+
+/// { stopNs, registersNs, resumeNs }.
+Napi::Value ToJavaScript(Napi::Env env, const VcpuControl::Times& times);
+
+/// { stub, pages }: the registers read in either way.
+Napi::Value ToJavaScript(Napi::Env env, const VcpuControl::Comparison& both);
+
+/// { addresses, next, searched }.
+Napi::Value ToJavaScript(Napi::Env env, const VirtualHits& hits);
+
+double Nanoseconds(std::chrono::steady_clock::duration duration);
 
 /// NativeBatchResult of src/binding.ts.
 Napi::Value ToJavaScript(Napi::Env env, BatchResult&& result);

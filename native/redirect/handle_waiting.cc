@@ -33,6 +33,16 @@ bool IsTime(int64_t seconds, int64_t fraction, int64_t whole) {
   return seconds >= 0 && seconds <= kLastSecond && fraction >= 0 && fraction < whole;
 }
 
+/// What a clock of the guest shows. Returns 0, or a negative error number.
+int64_t AskClock(Supervisor& supervisor, uint64_t clock, timespec* time) {
+  const WindowPiece piece = supervisor.Take(sizeof *time);
+  if (piece.host == nullptr) return -ENOMEM;
+  const int64_t value = supervisor.Ask(SYS_clock_gettime, clock, piece.guest);
+  if (value < 0) return value;
+  std::memcpy(time, piece.host, sizeof *time);
+  return IsTime(time->tv_sec, time->tv_nsec, kSecond) ? 0 : -EIO;
+}
+
 /// What the guest says of its files, and the host of the others, at once. `polled` has the tool's numbers.
 int64_t PollNow(Supervisor& supervisor, ToolCall& call, std::vector<pollfd>* polled) {
   std::vector<pollfd> guest = *polled, host = *polled;
@@ -162,13 +172,9 @@ Answer HandleSleep(Supervisor& supervisor, ToolCall& call) {
   if (wanted.tv_sec < 0 || wanted.tv_nsec < 0 || wanted.tv_nsec >= kSecond) return Answer::Error(EINVAL);
   int64_t duration = Nanoseconds(wanted);
   if (has_clock && (call.arguments[1] & TIMER_ABSTIME) != 0) {
-    const WindowPiece now = supervisor.Take(sizeof(timespec));
-    if (now.host == nullptr) return Answer::Error(ENOMEM);
-    const int64_t known = supervisor.Ask(SYS_clock_gettime, call.arguments[0], now.guest);
-    if (known < 0) return Answer::Value(known);
-    timespec time;
-    std::memcpy(&time, now.host, sizeof time);
-    duration -= std::min(Nanoseconds(time), kLongestSleep) + supervisor.slept;
+    timespec now;
+    if (const int64_t error = AskClock(supervisor, call.arguments[0], &now); error < 0) return Answer::Value(error);
+    duration -= std::min(Nanoseconds(now), kLongestSleep) + supervisor.slept;
   }
   supervisor.PassTime(duration);
   return Answer::Value(0);
@@ -180,13 +186,8 @@ Answer HandleClock(Supervisor& supervisor, ToolCall& call) {
   const int clock = static_cast<int>(call.arguments[0]);
   // What the tool's own processes have used is known to the host.
   if (clock == CLOCK_PROCESS_CPUTIME_ID || clock == CLOCK_THREAD_CPUTIME_ID || clock < 0) return Answer::Continue();
-  const WindowPiece piece = supervisor.Take(sizeof(timespec));
-  if (piece.host == nullptr) return Answer::Error(ENOMEM);
-  const int64_t value = supervisor.Ask(SYS_clock_gettime, call.arguments[0], piece.guest);
-  if (value < 0) return Answer::Value(value);
   timespec time;
-  std::memcpy(&time, piece.host, sizeof time);
-  if (!IsTime(time.tv_sec, time.tv_nsec, kSecond)) return Answer::Error(EIO);
+  if (const int64_t error = AskClock(supervisor, call.arguments[0], &time); error < 0) return Answer::Value(error);
   const int64_t nanoseconds = time.tv_nsec + supervisor.slept;
   time.tv_sec += nanoseconds / kSecond;
   time.tv_nsec = nanoseconds % kSecond;

@@ -1,0 +1,67 @@
+// What the guest's thread works on.
+#ifndef PENUMBRA_NATIVE_BINDING_GUEST_STATE_H_
+#define PENUMBRA_NATIVE_BINDING_GUEST_STATE_H_
+
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "binding/guest_answers.h"
+#include "error.h"
+#include "hypervisor/vcpu_control.h"
+#include "memory/guest_ram.h"
+#include "shadow/shadow.h"
+
+namespace penumbra {
+
+/// Everything of one guest that the guest's thread works on. Jobs share it, so that it outlives the JavaScript object.
+struct GuestState {
+  explicit GuestState(std::shared_ptr<const GuestRam> guest_ram) : ram(std::move(guest_ram)) {}
+
+  std::shared_ptr<const GuestRam> ram;
+  std::unique_ptr<VcpuControl> control;
+  std::unique_ptr<Shadow> shadow;
+  std::vector<VcpuState> vcpus;  ///< as of the last stop
+  std::chrono::steady_clock::time_point stopped_at;
+  Episode episode{0};
+
+  // What the guest's memory was may be relied on from here ...
+  void Stands() { episode |= 1; }
+  // ... to here, right before it runs.
+  void Runs() { episode += episode & 1; }
+
+  std::optional<std::string> gone;  ///< why the guest is no longer the one that was attached to
+
+  std::optional<double> let_go;  ///< ns after which the guest ran on although its shadow is still in use
+
+  /// Copies what the guest may change and lets it run on; returns the bytes copied.
+  uint64_t LetGo() {
+    const uint64_t copied = RequireShadow().CopyMemory();
+    RequireShadow().NoteCode();
+    Runs();
+    RequireControl().Resume();
+    let_go = Nanoseconds(std::chrono::steady_clock::now() - stopped_at);
+    return copied;
+  }
+
+  VcpuControl& RequireControl() {
+    if (!control) throw Error("INTERNAL", "no gdbstub is connected");
+    return *control;
+  }
+  /// For what begins a look at the guest; what ends one must work to the last.
+  VcpuControl& RequireGuest() {
+    if (gone) throw Error("GUEST_GONE", *gone);
+    return RequireControl();
+  }
+  Shadow& RequireShadow() {
+    if (!shadow) throw Error("INTERNAL", "no shadow was made");
+    return *shadow;
+  }
+};
+
+}  // namespace penumbra
+
+#endif  // PENUMBRA_NATIVE_BINDING_GUEST_STATE_H_
