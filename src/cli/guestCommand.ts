@@ -37,7 +37,7 @@ export const guestOptions: Record<string, Options> = {
   qmp: { type: 'string', requiresArg: true, describe: 'the guest behind this QMP socket', conflicts: ['all'] },
   all: { type: 'boolean', describe: 'every guest on this host' },
   engine: {
-    choices: ['auto', 'kvm', 'unicorn', 'qemu'],
+    choices: ['auto', 'kvm', 'unicorn'],
     default: 'auto',
     requiresArg: true,
     describe: "what runs the guest's code",
