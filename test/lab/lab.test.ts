@@ -114,6 +114,16 @@ t.test('one guest, asked for everything', async (t) => {
 });
 
 t.test('a guest does not outlive a killed process', async (t) => {
+  // A folder of its own: in the common one, any guest that another test starts would remove what is left.
+  const temporary = mkdtempSync(join(tmpdir(), 'penumbra-test-'));
+  const before = process.env.TMPDIR;
+  process.env.TMPDIR = temporary;
+  t.teardown(async () => {
+    if (before === undefined) delete process.env.TMPDIR;
+    else process.env.TMPDIR = before;
+    await rm(temporary, { recursive: true });
+  });
+
   const module = new URL('../../src/lab/index.js', import.meta.url).href;
   const program = `import { LabGuest } from '${module}'; const g = await LabGuest.start();
     console.log(JSON.stringify({ pid: g.pid, folder: g.folder })); await g.run('sleep 1000', 1e6);`;
