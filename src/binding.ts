@@ -47,6 +47,13 @@ export interface NativeBatchResult {
   failure?: NativeFailure;
 }
 
+/** A look at the guest that was one batch. */
+export interface NativeAskReport {
+  entered: EnterReport;
+  result: NativeBatchResult;
+  standstillNs: number;
+}
+
 /** A place in guest memory, see native/shadow/recipe.h. */
 export interface NativeLocation {
   base: number;
@@ -234,6 +241,8 @@ export interface NativeGuest {
    */
   enter(timeoutMs: number, short: boolean): Promise<EnterReport>;
   run(batch: Buffer): Promise<NativeBatchResult>;
+  /** Enters for a short time, runs the batch and leaves, without anybody in between; it has left on failure too. */
+  ask(timeoutMs: number, batch: Buffer): Promise<NativeAskReport>;
   /** Runs a tool against the shadow; resolves when its last process has ended. */
   redirect(request: NativeRedirectRequest): Promise<NativeRunReport>;
   /** Ends all processes of that tool. */

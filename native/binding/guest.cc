@@ -1,7 +1,6 @@
 #include "binding/guest.h"
 
 #include <chrono>
-#include <cstring>
 #include <memory>
 #include <optional>
 #include <string>
@@ -59,6 +58,7 @@ class Guest final : public Napi::ObjectWrap<Guest> {
                            InstanceMethod<&Guest::SetOptions>("setOptions"),
                            InstanceMethod<&Guest::Enter>("enter"),
                            InstanceMethod<&Guest::Run>("run"),
+                           InstanceMethod<&Guest::Ask>("ask"),
                            InstanceMethod<&Guest::Redirect>("redirect"),
                            InstanceMethod<&Guest::InterruptRedirect>("interruptRedirect"),
                            InstanceMethod<&Guest::ReadShadow>("readShadow"),
@@ -216,46 +216,35 @@ class Guest final : public Napi::ObjectWrap<Guest> {
     const double limit = info[0].As<Napi::Number>().DoubleValue();
     const VcpuControl::Stop kind = StopKind(info[1]);
     return Post(info, [limit, kind](GuestState& state) -> GuestThread::Reply {
-      VcpuControl& control = state.RequireGuest();
-      Shadow& shadow = state.RequireShadow();
-      const Clock::time_point deadline = After(limit);
-      const Clock::time_point begin = Clock::now();
-      state.stopped_at = begin;
-      control.BeginStop(kind, deadline);
-      control.AwaitStop(deadline);
-      const Clock::time_point stopped = Clock::now();
-      // The registers are on their way: the time of that round trip is used for the private pages.
-      shadow.Refresh();
-      const Clock::time_point refreshed = Clock::now();
-      state.vcpus = control.ReceiveRegisters(deadline);
-      const Clock::time_point received = Clock::now();
-      state.Stands();
-      const Context context = shadow.Load(state.vcpus);
-      const Clock::time_point loaded = Clock::now();
-      return [=, pages = shadow.private_page_count()](Napi::Env env) -> Napi::Value {
-        Napi::Object object = Napi::Object::New(env);
-        object.Set("stopNs", Nanoseconds(stopped - begin));
-        object.Set("refreshNs", Nanoseconds(refreshed - stopped));
-        object.Set("registersNs", Nanoseconds(received - refreshed));
-        object.Set("loadNs", Nanoseconds(loaded - received));
-        object.Set("stopClass", static_cast<double>(context.stop_class));
-        object.Set("vcpu", context.vcpu);
-        object.Set("privatePages", static_cast<double>(pages));
-        return object;
-      };
+      return [report = state.Enter(kind, After(limit))](Napi::Env env) { return ToJavaScript(env, report); };
     });
   }
 
   Napi::Value Run(const Napi::CallbackInfo& info) {
-    const Napi::Buffer<uint8_t> buffer = info[0].As<Napi::Buffer<uint8_t>>();
-    // Copied: JavaScript may change its buffer while the guest's thread reads it.
-    auto bytes = std::make_shared<std::vector<uint64_t>>((buffer.Length() + 7) / 8);
-    std::memcpy(bytes->data(), buffer.Data(), buffer.Length());
-    return Post(info, [bytes, size = buffer.Length()](GuestState& state) -> GuestThread::Reply {
-      const Batch batch(reinterpret_cast<const uint8_t*>(bytes->data()), size);
+    return Post(info, [bytes = std::make_shared<const BatchBytes>(info[0])](GuestState& state) -> GuestThread::Reply {
+      const Batch batch = bytes->batch();
       auto result = std::make_shared<BatchResult>(state.RequireShadow().Run(batch));
       return [result](Napi::Env env) { return ToJavaScript(env, std::move(*result)); };
     });
+  }
+
+  /// A whole look at the guest that is one batch: enters, runs it, and leaves whatever comes of it.
+  Napi::Value Ask(const Napi::CallbackInfo& info) {
+    const double limit = info[0].As<Napi::Number>().DoubleValue();
+    return Post(info,
+                [limit, bytes = std::make_shared<const BatchBytes>(info[1])](GuestState& state) -> GuestThread::Reply {
+                  const Batch batch = bytes->batch();
+                  auto answer = std::make_shared<AskReport>();
+                  try {
+                    answer->entered = state.Enter(VcpuControl::Stop::kShort, After(limit));
+                    answer->result = state.RequireShadow().Run(batch);
+                  } catch (...) {
+                    state.Leave();
+                    throw;
+                  }
+                  answer->standstill = state.Leave();
+                  return [answer](Napi::Env env) { return ToJavaScript(env, std::move(*answer)); };
+                });
   }
 
   /// Runs a tool against the shadow that was entered. When the budget ran out the guest runs again afterwards.
@@ -309,17 +298,7 @@ class Guest final : public Napi::ObjectWrap<Guest> {
   /// Lets the guest run on, then tidies up. Gives the time for which the guest stood still, in ns.
   Napi::Value Leave(const Napi::CallbackInfo& info) {
     return Post(info, [](GuestState& state) -> GuestThread::Reply {
-      Shadow& shadow = state.RequireShadow();
-      if (const std::optional<double> stood = std::exchange(state.let_go, std::nullopt)) {
-        shadow.Drop();
-        return [stood](Napi::Env env) { return Napi::Number::New(env, *stood); };
-      }
-      shadow.NoteCode();
-      state.Runs();
-      state.RequireControl().Resume();
-      const double standstill = Nanoseconds(Clock::now() - state.stopped_at);
-      shadow.Collect();
-      return [standstill](Napi::Env env) { return Napi::Number::New(env, standstill); };
+      return [stood = state.Leave()](Napi::Env env) { return Napi::Number::New(env, Nanoseconds(stood)); };
     });
   }
 

@@ -89,6 +89,33 @@ Napi::Value ToJavaScript(Napi::Env env, const VirtualHits& hits) {
   return object;
 }
 
+Napi::Value ToJavaScript(Napi::Env env, const EnterReport& report) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("stopNs", Nanoseconds(report.stop));
+  object.Set("refreshNs", Nanoseconds(report.refresh));
+  object.Set("registersNs", Nanoseconds(report.registers));
+  object.Set("loadNs", Nanoseconds(report.load));
+  object.Set("stopClass", static_cast<double>(report.stop_class));
+  object.Set("vcpu", report.vcpu);
+  object.Set("privatePages", static_cast<double>(report.private_pages));
+  return object;
+}
+
+Napi::Value ToJavaScript(Napi::Env env, AskReport&& report) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("entered", ToJavaScript(env, report.entered));
+  object.Set("result", ToJavaScript(env, std::move(report.result)));
+  object.Set("standstillNs", Nanoseconds(report.standstill));
+  return object;
+}
+
+BatchBytes::BatchBytes(Napi::Value value) {
+  const auto buffer = value.As<Napi::Buffer<uint8_t>>();
+  size_ = buffer.Length();
+  words_.resize((size_ + 7) / 8);
+  std::memcpy(words_.data(), buffer.Data(), size_);
+}
+
 double Nanoseconds(std::chrono::steady_clock::duration duration) {
   return static_cast<double>(std::chrono::duration_cast<std::chrono::nanoseconds>(duration).count());
 }

@@ -8,6 +8,7 @@
 #include <memory>
 #include <vector>
 
+#include "binding/guest_state.h"
 #include "hypervisor/registers.h"
 #include "hypervisor/vcpu_control.h"
 #include "memory/scan.h"
@@ -31,6 +32,24 @@ double Nanoseconds(std::chrono::steady_clock::duration duration);
 
 /// NativeBatchResult of src/binding.ts.
 Napi::Value ToJavaScript(Napi::Env env, BatchResult&& result);
+
+/// EnterReport of src/binding.ts.
+Napi::Value ToJavaScript(Napi::Env env, const EnterReport& report);
+
+/// NativeAskReport of src/binding.ts.
+Napi::Value ToJavaScript(Napi::Env env, AskReport&& report);
+
+/// An encoded batch, copied: JavaScript may change its buffer while the guest's thread reads it.
+class BatchBytes {
+ public:
+  explicit BatchBytes(Napi::Value value);
+  /// Throws as Batch does; what is returned must not outlive this.
+  Batch batch() const { return {reinterpret_cast<const uint8_t*>(words_.data()), size_}; }
+
+ private:
+  std::vector<uint64_t> words_;
+  size_t size_;
+};
 
 /// `true` is a short stop.
 VcpuControl::Stop StopKind(Napi::Value value);

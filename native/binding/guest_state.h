@@ -9,13 +9,28 @@
 #include <utility>
 #include <vector>
 
-#include "binding/guest_answers.h"
+#include "binding/guest_memory.h"
 #include "error.h"
 #include "hypervisor/vcpu_control.h"
 #include "memory/guest_ram.h"
 #include "shadow/shadow.h"
 
 namespace penumbra {
+
+/// What entering a shadow cost, and where.
+struct EnterReport {
+  std::chrono::steady_clock::duration stop, refresh, registers, load;
+  StopClass stop_class;
+  uint32_t vcpu;
+  size_t private_pages;
+};
+
+/// A look at the guest that was one batch.
+struct AskReport {
+  EnterReport entered;
+  BatchResult result;
+  std::chrono::steady_clock::duration standstill;
+};
 
 /// Everything of one guest that the guest's thread works on. Jobs share it, so that it outlives the JavaScript object.
 struct GuestState {
@@ -35,17 +50,17 @@ struct GuestState {
 
   std::optional<std::string> gone;  ///< why the guest is no longer the one that was attached to
 
-  std::optional<double> let_go;  ///< ns after which the guest ran on although its shadow is still in use
+  /// after which the guest ran on although its shadow is still in use
+  std::optional<std::chrono::steady_clock::duration> let_go;
+
+  /// Stops the guest and loads the shadow; the guest stands still afterwards, whether or not that succeeded.
+  EnterReport Enter(VcpuControl::Stop kind, std::chrono::steady_clock::time_point deadline);
+
+  /// Lets the guest run on, then tidies up. Returns how long it stood still.
+  std::chrono::steady_clock::duration Leave();
 
   /// Copies what the guest may change and lets it run on; returns the bytes copied.
-  uint64_t LetGo() {
-    const uint64_t copied = RequireShadow().CopyMemory();
-    RequireShadow().NoteCode();
-    Runs();
-    RequireControl().Resume();
-    let_go = Nanoseconds(std::chrono::steady_clock::now() - stopped_at);
-    return copied;
-  }
+  uint64_t LetGo();
 
   VcpuControl& RequireControl() {
     if (!control) throw Error("INTERNAL", "no gdbstub is connected");

@@ -3,7 +3,7 @@ import { AT_FDCWD, O_NONBLOCK, O_RDONLY } from '../shadow/constants.js';
 import { CallError } from '../shadow/failure.js';
 import type { Shadow } from '../shadow/shadow.js';
 import { bytesOf, StepList } from '../shadow/stepList.js';
-import { Moment, type ShadowSource } from './moment.js';
+import { Moment, type Question, type ShadowSource } from './moment.js';
 
 /** Names of users and groups, as the guest's own files give them. */
 export interface Accounts {
@@ -11,6 +11,7 @@ export interface Accounts {
   groups: ReadonlyMap<number, Buffer>;
 }
 
+const FILES = ['/etc/passwd', '/etc/group'] as const;
 const LARGEST_FILE = 1 << 20;
 const PIECE = 1 << 16;
 const MOST_ACCOUNTS = 20_000;
@@ -31,14 +32,18 @@ export async function readAccounts(source: ShadowSource): Promise<Accounts> {
   }
 }
 
+/** The same as one question. A call that would have slept gives no names. */
+export const accountsQuestion: Question<Accounts> = (list) => {
+  const [users, groups] = FILES.map((path) => readFileQuestion(path)(list));
+  return (results) => ({ users: parse(users?.(results)), groups: parse(groups?.(results)) });
+};
+
 /** The same within a shadow. What is not in the guest's memory has no names, and ends the shadow. */
 export async function accountsInShadow(shadow: Shadow): Promise<Accounts> {
   const list = new StepList();
-  const readers = ['/etc/passwd', '/etc/group'].map((path) => readFileQuestion(path)(list));
+  const read = accountsQuestion(list);
   try {
-    const results = await shadow.batch(list.steps, { mayBlock: true });
-    const [users, groups] = readers.map((read) => parse(read(results)));
-    return { users: users ?? new Map(), groups: groups ?? new Map() };
+    return read(await shadow.batch(list.steps, { mayBlock: true }));
   } catch (error) {
     if (error instanceof CallError) return noAccounts;
     throw error;
@@ -46,16 +51,16 @@ export async function accountsInShadow(shadow: Shadow): Promise<Accounts> {
 }
 
 export async function accountsInMoment(moment: Moment): Promise<Accounts> {
-  const [users, groups] = await moment.askAll(['/etc/passwd', '/etc/group'].map(readFileQuestion));
+  const [users, groups] = await moment.askAll(FILES.map(readFileQuestion));
   return { users: parse(users), groups: parse(groups) };
 }
 
-function readFileQuestion(path: string) {
-  return (list: StepList) => {
+function readFileQuestion(path: string): Question<Buffer | undefined> {
+  return (list) => {
     const fd = list.open(AT_FDCWD, Buffer.from(path), O_RDONLY | O_NONBLOCK);
     const bytes = list.readAll(fd, PIECE, LARGEST_FILE);
     list.close(fd);
-    return (results: Parameters<typeof bytesOf>[0]): Buffer | undefined => bytesOf(results, bytes);
+    return (results) => bytesOf(results, bytes);
   };
 }
 

@@ -9,11 +9,13 @@ import { rehearseOnce } from './rehearsal.js';
 /** Where shadows come from: a Guest. */
 export interface ShadowSource {
   shadow(): Promise<Shadow & AsyncDisposable>;
+  /** answers a question by a stop of its own, the shortest there is */
+  ask<Answer>(question: Question<Answer>): Promise<Answer>;
   /** runs `job` over the running guest and drops what comes of it */
   rehearse?(job: (shadow: Shadow) => Promise<unknown>): Promise<void>;
 }
 
-/** A few steps that belong together: `ask` adds them to a list and says how to read the answer from the results. */
+/** A few steps that belong together: it adds them to a list and says how to read the answer from the results. */
 export type Question<Answer> = (list: StepList) => (results: readonly NativeStepResult[]) => Answer;
 
 /** About 2,000 calls take 20 ms; more of them at once would only make a failure costlier. */
@@ -27,16 +29,13 @@ const PATIENCE = 3;
  */
 export class Moment implements AsyncDisposable {
   readonly #source: ShadowSource;
-  readonly #rehearses: boolean;
   #shadow: (Shadow & AsyncDisposable) | undefined;
   #unanswered = 0;
   /** Counts the shadows. File descriptors are of one shadow only. */
   generation = 0;
 
-  /** @param rehearses whether files will be asked about, which is worth a rehearsal */
-  constructor(source: ShadowSource, rehearses = true) {
+  constructor(source: ShadowSource) {
     this.#source = source;
-    this.#rehearses = rehearses;
   }
 
   /** Whether descriptors of the present generation can be used. */
@@ -47,7 +46,7 @@ export class Moment implements AsyncDisposable {
   /** @throws CallError when a step does not return; a new shadow is taken for the next call */
   async run(steps: readonly BatchStep[]): Promise<NativeStepResult[]> {
     if (this.#shadow === undefined) {
-      if (this.#rehearses) await rehearseOnce(this.#source);
+      await rehearseOnce(this.#source);
       this.#shadow = await this.#source.shadow();
       this.generation += 1;
     }

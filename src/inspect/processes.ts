@@ -4,9 +4,10 @@ import { AT_FDCWD, O_DIRECTORY, O_RDONLY } from '../shadow/constants.js';
 import { errnoName } from '../shadow/errno.js';
 import type { NativeStepResult } from '../shadow/nativeCall.js';
 import type { Shadow } from '../shadow/shadow.js';
-import { bytesOf, type Operand, out, StepList, value } from '../shadow/stepList.js';
+import { bytesOf, type Operand, out, StepList, type StepReference, value } from '../shadow/stepList.js';
 import { decodeDirents } from '../shadow/structs/dirent.js';
 import { stat as statType } from '../shadow/structs/file.js';
+import type { Question } from './moment.js';
 import { parseFlags, parseStat } from './procStat.js';
 import type { Process } from './records.js';
 
@@ -29,8 +30,8 @@ export interface ProcessSample {
   processes: { pid: string; stat: Buffer; owner: Buffer | undefined; commandLine: Buffer | undefined }[];
 }
 
-/** Which processes there will be, by pid, and whether each has memory of its own (kernel threads have none). */
-export type ProcessGuess = ReadonlyMap<string, boolean>;
+/** Which processes there will be, by pid, and how many bytes their command lines have (kernel threads have none). */
+export type ProcessGuess = ReadonlyMap<string, number | undefined>;
 
 /**
  * All processes that the borrowed task can see in /proc, by pid, as the guest's kernel describes them.
@@ -42,43 +43,34 @@ export async function listProcesses(shadow: Shadow): Promise<Process[]> {
   return describeProcesses(await sampleProcesses(shadow, new Map()));
 }
 
+/** Asks for what `guess` names and for nothing else. The answer is undefined when there was more to be asked. */
+export function foreseenProcesses(guess: ProcessGuess): Question<ProcessSample | undefined> {
+  return (list) => {
+    const first = new FirstQuestions(list, guess);
+    return (results) => {
+      const found = first.read(results);
+      return found.pids.every((pid) => isAnswered(found.answers.get(pid), pid)) ? sampleOf(found) : undefined;
+    };
+  };
+}
+
 /**
  * Reads what `describeProcesses` needs. What `guess` names is asked for with the first batch of calls, what it does not
  * foresee with further ones: a good guess shortens the time for which the guest stands still, a bad one does no harm.
  */
 export async function sampleProcesses(shadow: Shadow, guess: ProcessGuess): Promise<ProcessSample> {
   const list = new StepList();
-  const proc = list.open(AT_FDCWD, '/proc', O_RDONLY | O_DIRECTORY);
-  const names = list.readDirectory(proc, largestListing);
-  const realtime = list.add('clock_gettime', value(clockRealtime), out(16));
-  const boottime = list.add('clock_gettime', value(clockBoottime), out(16));
-  const asked = new Questions(list, proc);
-  for (const [pid, hasMemory] of guess) asked.ask(pid, hasMemory);
-  const results = await shadow.batch(list.steps, { mayBlock: true });
-  requireSuccess(results, proc.step, 'openat');
-  requireSuccess(results, names, 'getdents64');
-  const fd = (results[proc.step] as NativeStepResult).value;
-
-  const answers = asked.read(results);
-  const pids = decodeDirents(bytesOf(results, names) as Buffer)
-    .map((entry) => entry.name.toString('latin1'))
-    .filter((name) => /^[1-9]\d{0,9}$/.test(name));
+  const first = new FirstQuestions(list, guess);
+  const found = first.read(await shadow.batch(list.steps, { mayBlock: true }));
+  const { fd, pids, answers } = found;
   const unforeseen = new Questions(new StepList(), fd);
-  for (const pid of pids) if (!answers.has(pid)) unforeseen.ask(pid, false);
+  for (const pid of pids) if (!answers.has(pid)) unforeseen.ask(pid, undefined);
   await unforeseen.askAll(shadow, answers);
   const details = new Questions(new StepList(), fd);
-  for (const pid of pids) if (lacksDetails(answers.get(pid), pid)) details.askDetails(pid);
+  for (const pid of pids) if (lacksDetails(answers.get(pid), pid)) details.askDetails(pid, 0);
   await details.askAll(shadow, answers);
-
-  const processes: ProcessSample['processes'] = [];
-  for (const pid of pids) {
-    const answer = answers.get(pid);
-    // A process that is being reaped at this instant is listed and yet gone: ps leaves it out as well.
-    if (answer?.stat === undefined || answer.stat.length === 0) continue;
-    const commandLine = await completeCommandLine(shadow, fd, pid, answer);
-    processes.push({ pid, stat: answer.stat, owner: answer.owner, commandLine });
-  }
-  return { realtime: bytesOf(results, realtime), boottime: bytesOf(results, boottime), processes };
+  for (const pid of pids) await completeCommandLine(shadow, fd, pid, answers.get(pid));
+  return sampleOf(found);
 }
 
 /** The processes of a sample, by pid. @throws PenumbraError CORRUPT */
@@ -89,15 +81,70 @@ export function describeProcesses({ realtime, boottime, processes }: ProcessSamp
 
 /** What the next sample will probably find. */
 export function guessFrom(processes: readonly Process[]): ProcessGuess {
-  return new Map(processes.map(({ pid, kernelThread }) => [String(pid), !kernelThread]));
+  return new Map(
+    processes.map(({ pid, kernelThread, args }) => [String(pid), kernelThread ? undefined : lengthOf(args)]),
+  );
+}
+
+/** Whether `guess` would have foreseen all of these processes. */
+export function foresaw(guess: ProcessGuess, processes: readonly Process[]): boolean {
+  return processes.every(({ pid, kernelThread, args }) => {
+    const length = guess.get(String(pid));
+    if (length === undefined) return guess.has(String(pid)) && kernelThread;
+    return length >= pageSize || lengthOf(args) < pageSize;
+  });
 }
 
 interface Answer {
   stat?: Buffer | undefined;
   owner?: Buffer | undefined;
   commandLine?: Buffer | undefined;
+  /** `commandLine` may go on */
+  cut?: boolean;
   /** the command line could not be read because the process holds a lock of its memory */
   blocked?: boolean;
+}
+
+/** What a first batch found: the processes that there are, and answers about those that were foreseen. */
+interface Found {
+  /** of /proc, open in the shadow */
+  fd: bigint;
+  pids: string[];
+  answers: Map<string, Answer>;
+  realtime: Buffer | undefined;
+  boottime: Buffer | undefined;
+}
+
+class FirstQuestions {
+  readonly #proc: StepReference;
+  readonly #names: number;
+  readonly #realtime: number;
+  readonly #boottime: number;
+  readonly #asked: Questions;
+
+  constructor(list: StepList, guess: ProcessGuess) {
+    this.#proc = list.open(AT_FDCWD, '/proc', O_RDONLY | O_DIRECTORY);
+    this.#names = list.readDirectory(this.#proc, largestListing);
+    this.#realtime = list.add('clock_gettime', value(clockRealtime), out(16));
+    this.#boottime = list.add('clock_gettime', value(clockBoottime), out(16));
+    this.#asked = new Questions(list, this.#proc);
+    for (const [pid, commandLine] of guess) this.#asked.ask(pid, commandLine);
+  }
+
+  /** @throws GuestError when there is no /proc */
+  read(results: readonly NativeStepResult[]): Found {
+    requireSuccess(results, this.#proc.step, 'openat');
+    requireSuccess(results, this.#names, 'getdents64');
+    return {
+      fd: (results[this.#proc.step] as NativeStepResult).value,
+      pids: decodeDirents(bytesOf(results, this.#names) as Buffer)
+        .map((entry) => entry.name.toString('latin1'))
+        .filter((name) => /^[1-9]\d{0,9}$/.test(name)),
+      answers: this.#asked.read(results),
+      realtime: bytesOf(results, this.#realtime),
+      boottime: bytesOf(results, this.#boottime),
+    };
+  }
 }
 
 /** What is asked of single processes in one batch. */
@@ -105,22 +152,29 @@ class Questions {
   readonly #list: StepList;
   readonly #proc: Operand;
   readonly #stats = new Map<string, number>();
-  readonly #details = new Map<string, { owner: number; commandLine: number }>();
+  readonly #details = new Map<string, { owner: number; commandLine: number; whole: boolean }>();
 
   constructor(list: StepList, proc: Operand) {
     this.#list = list;
     this.#proc = proc;
   }
 
-  ask(pid: string, hasMemory: boolean): void {
+  /** @param commandLine bytes that it probably has; undefined for a kernel thread */
+  ask(pid: string, commandLine: number | undefined): void {
     this.#stats.set(pid, this.#readSmallFile(`${pid}/stat`, statSize));
-    if (hasMemory) this.askDetails(pid);
+    if (commandLine !== undefined) this.askDetails(pid, commandLine);
   }
 
   /** What only processes with a memory of their own have; kernel threads have no command line and run as root. */
-  askDetails(pid: string): void {
+  askDetails(pid: string, commandLine: number): void {
     const owner = this.#list.stat(this.#proc, pid, 0);
-    this.#details.set(pid, { owner, commandLine: this.#readSmallFile(`${pid}/cmdline`, pageSize) });
+    const whole = commandLine >= pageSize;
+    const path = `${pid}/cmdline`;
+    this.#details.set(pid, {
+      owner,
+      commandLine: whole ? readCommandLineFile(this.#list, this.#proc, path) : this.#readSmallFile(path, pageSize),
+      whole,
+    });
   }
 
   async askAll(shadow: Shadow, answers: Map<string, Answer>): Promise<void> {
@@ -132,11 +186,13 @@ class Questions {
   read(results: readonly NativeStepResult[]): Map<string, Answer> {
     const answers = new Map<string, Answer>();
     for (const [pid, step] of this.#stats) answers.set(pid, { stat: bytesOf(results, step) });
-    for (const [pid, { owner, commandLine }] of this.#details) {
+    for (const [pid, { owner, commandLine, whole }] of this.#details) {
+      const bytes = bytesOf(results, commandLine) ?? Buffer.alloc(0);
       answers.set(pid, {
         ...answers.get(pid),
         owner: bytesOf(results, owner, 2),
-        commandLine: bytesOf(results, commandLine) ?? Buffer.alloc(0),
+        commandLine: bytes,
+        cut: !whole && bytes.length >= pageSize,
         blocked: results[commandLine]?.blocked === true,
       });
     }
@@ -152,8 +208,26 @@ class Questions {
   }
 }
 
+/** All of a command line, however long it is. */
+function readCommandLineFile(list: StepList, proc: Operand, path: string): number {
+  const fd = list.open(proc, path, O_RDONLY);
+  const bytes = list.readAll(fd, 16 * pageSize, largestCommandLine);
+  list.close(fd);
+  return bytes;
+}
+
+/** A process that is being reaped at this instant is listed and yet gone: ps leaves it out as well. */
+function isGone({ stat }: Answer): boolean {
+  return stat === undefined || stat.length === 0;
+}
+
+function isAnswered(answer: Answer | undefined, pid: string): boolean {
+  if (answer === undefined) return false;
+  return isGone(answer) || (!lacksDetails(answer, pid) && answer.cut !== true && answer.blocked !== true);
+}
+
 function lacksDetails(answer: Answer | undefined, pid: string): boolean {
-  if (answer?.stat === undefined || answer.stat.length === 0 || answer.commandLine !== undefined) return false;
+  if (answer?.stat === undefined || isGone(answer) || answer.commandLine !== undefined) return false;
   return (parseFlags(answer.stat, pid) & PF_KTHREAD) === 0;
 }
 
@@ -165,15 +239,26 @@ async function completeCommandLine(
   shadow: Shadow,
   proc: bigint,
   pid: string,
-  { commandLine, blocked }: Answer,
-): Promise<Buffer | undefined> {
-  if (blocked === true) return readCommandLine(shadow.kernel, Number(pid));
-  if (commandLine === undefined || commandLine.length < pageSize) return commandLine;
+  answer: Answer | undefined,
+): Promise<void> {
+  if (answer?.blocked === true) answer.commandLine = readCommandLine(shadow.kernel, Number(pid));
+  if (answer?.cut !== true) return;
   const list = new StepList();
-  const fd = list.open(proc, `${pid}/cmdline`, O_RDONLY);
-  const all = list.readAll(fd, 16 * pageSize, largestCommandLine);
-  list.close(fd);
-  return bytesOf(await shadow.batch(list.steps), all);
+  const all = readCommandLineFile(list, proc, `${pid}/cmdline`);
+  answer.commandLine = bytesOf(await shadow.batch(list.steps), all);
+}
+
+function sampleOf({ pids, answers, realtime, boottime }: Found): ProcessSample {
+  const processes: ProcessSample['processes'] = [];
+  for (const pid of pids) {
+    const { stat, owner, commandLine } = answers.get(pid) ?? {};
+    if (stat !== undefined && stat.length > 0) processes.push({ pid, stat, owner, commandLine });
+  }
+  return { realtime, boottime, processes };
+}
+
+function lengthOf(args: readonly Buffer[]): number {
+  return args.reduce((length, arg) => length + arg.length + 1, 0);
 }
 
 function describe({ pid, stat, owner, commandLine }: ProcessSample['processes'][number], bootTime: number): Process {

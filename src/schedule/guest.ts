@@ -1,11 +1,14 @@
 import type { ShadowStatistics } from '../binding.js';
 import { PenumbraError } from '../errors.js';
-import { type Accounts, accountsInShadow } from '../inspect/accounts.js';
+import { type Accounts, accountsInShadow, accountsQuestion } from '../inspect/accounts.js';
 import { type StatOptions, statFile } from '../inspect/fileStatus.js';
 import { type FindOptions, type FindReport, findFiles } from '../inspect/findFiles.js';
 import { type DirectoryReport, type ListOptions, listDirectory } from '../inspect/listDirectory.js';
+import type { Question } from '../inspect/moment.js';
 import {
   describeProcesses,
+  foresaw,
+  foreseenProcesses,
   guessFrom,
   type ProcessGuess,
   type ProcessSample,
@@ -20,9 +23,11 @@ import { type AddressSpace, kernelMemory, processMemory } from '../kernel/proces
 import { recogniseKernel } from '../kernel/recognise.js';
 import { Tasks } from '../kernel/tasks.js';
 import { type RunOptions, type RunResult, redirectRequest, runResult } from '../redirect/run.js';
+import { CallError } from '../shadow/failure.js';
 import type { Borrowed } from '../shadow/recipe.js';
 import { type SessionCounts, ShadowSession } from '../shadow/session.js';
 import type { Shadow } from '../shadow/shadow.js';
+import { StepList } from '../shadow/stepList.js';
 import { LiveTarget } from '../target/live.js';
 import { chooseEngine, type EngineChoice, type EngineName, withEngine } from './engine.js';
 
@@ -79,6 +84,8 @@ export class Guest implements AsyncDisposable {
   readonly #borrowed: Borrowed & { comm: Buffer };
   /** the processes there were the last time */
   #guess: ProcessGuess | undefined;
+  /** whether the last guess was right, so that the next one is worth a stop without a second look */
+  #guessHolds = true;
   readonly kernel: Kernel;
 
   private constructor(
@@ -199,6 +206,17 @@ export class Guest implements AsyncDisposable {
     return this.#session.use(job, signal);
   }
 
+  /**
+   * Answers one question by a stop of its own, in which only the guest's kernel works. Calls that would sleep fail with
+   * what a signal ends them with, mostly EINTR.
+   * @throws CallError when a call does not return
+   */
+  async ask<Answer>(question: Question<Answer>): Promise<Answer> {
+    const list = new StepList();
+    const read = question(list);
+    return read(await this.#session.ask(list.steps, { mayBlock: true }));
+  }
+
   /** A shadow that stays open, with the guest standing still, until it is disposed of. */
   async shadow(): Promise<Shadow & AsyncDisposable> {
     return this.#session.hold();
@@ -246,12 +264,16 @@ export class Guest implements AsyncDisposable {
 
   /** All processes by pid. The first call of a session rehearses, so that the guest need not stand still for it as long. */
   async processes(): Promise<Process[]> {
-    return (await this.#processesWith(async () => undefined)).processes;
+    const { processes } = await this.#processesWith(
+      () => () => undefined,
+      async () => undefined,
+    );
+    return processes;
   }
 
   /** The same with the names of users and groups, all of one stop. */
   async processesAndAccounts(): Promise<{ processes: Process[]; accounts: Accounts }> {
-    const { processes, also } = await this.#processesWith(accountsInShadow);
+    const { processes, also } = await this.#processesWith(accountsQuestion, accountsInShadow);
     return { processes, accounts: also };
   }
 
@@ -279,18 +301,45 @@ export class Guest implements AsyncDisposable {
     return uname(this);
   }
 
-  async #processesWith<Also>(ask: (shadow: Shadow) => Promise<Also>): Promise<{ processes: Process[]; also: Also }> {
-    const job = async (shadow: Shadow): Promise<{ sample: ProcessSample; also: Also }> => {
-      const sample = await sampleProcesses(shadow, this.#guess ?? new Map());
-      return { sample, also: await ask(shadow) };
-    };
+  /** @param question what is asked along with the processes; `job` does the same in a shadow, and gets by on its own */
+  async #processesWith<Also>(
+    question: Question<Also>,
+    job: (shadow: Shadow) => Promise<Also>,
+  ): Promise<{ processes: Process[]; also: Also }> {
     if (this.#guess === undefined) {
-      await this.rehearse(async (shadow) => this.#foresee(describeProcesses((await job(shadow)).sample)));
+      await this.rehearse(async (shadow) => {
+        this.#foresee(describeProcesses(await sampleProcesses(shadow, new Map())));
+        await job(shadow);
+      });
     }
-    const { sample, also } = await this.use(job);
+    const guess = this.#guess ?? new Map();
+    const { sample, also } =
+      (this.#guessHolds ? await this.#askForeseen(guess, question) : undefined) ??
+      (await this.use(async (shadow) => ({ sample: await sampleProcesses(shadow, guess), also: await job(shadow) })));
     const processes = describeProcesses(sample);
+    this.#guessHolds = foresaw(guess, processes);
     this.#foresee(processes);
     return { processes, also };
+  }
+
+  /** Undefined when the guess does not hold, or something is asked about that is not in the guest's memory. */
+  async #askForeseen<Also>(
+    guess: ProcessGuess,
+    question: Question<Also>,
+  ): Promise<{ sample: ProcessSample; also: Also } | undefined> {
+    try {
+      return await this.ask((list) => {
+        const readProcesses = foreseenProcesses(guess)(list);
+        const readAlso = question(list);
+        return (results) => {
+          const sample = readProcesses(results);
+          return sample && { sample, also: readAlso(results) };
+        };
+      });
+    } catch (error) {
+      if (error instanceof CallError) return undefined;
+      throw error;
+    }
   }
 
   #foresee(processes: readonly Process[]): void {

@@ -3,7 +3,10 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { EnterReport, NativeGuest, ShadowStatistics, StopClass } from '../binding.js';
 import { PenumbraError } from '../errors.js';
 import type { Kernel } from '../kernel/kernel.js';
-import { timeToMoveOn, worthAnotherStop } from './failure.js';
+import { answersOf, type BatchOptions } from './answers.js';
+import { type BatchStep, encodeBatch } from './batch.js';
+import { stopClassOf, timeToMoveOn, worthAnotherStop } from './failure.js';
+import type { NativeStepResult } from './nativeCall.js';
 import { type Borrowed, contextRecipe } from './recipe.js';
 import { Shadow } from './shadow.js';
 
@@ -132,12 +135,36 @@ export class ShadowSession {
    * several times, each time in a new shadow, until it meets a moment in which it can be answered.
    */
   async use<Answer>(job: (shadow: Shadow) => Promise<Answer>, signal?: AbortSignal): Promise<Answer> {
-    return this.#inTurn(() => this.#retry(job, true, signal));
+    return this.#inTurn(() => this.#retry(() => this.#once(job, true), signal));
   }
 
   /** The same for a job of more than a second: QEMU is told that the guest stands still, so that its clocks do too. */
   async useLong<Answer>(job: (shadow: Shadow) => Promise<Answer>, signal?: AbortSignal): Promise<Answer> {
-    return this.#inTurn(() => this.#retry(job, false, signal));
+    return this.#inTurn(() => this.#retry(() => this.#once(job, false), signal));
+  }
+
+  /**
+   * One batch of calls from a stop of its own: they are encoded before it, and their answers are looked at when the guest
+   * runs again. The shortest way to look at a guest.
+   * @throws CallError as Shadow.batch
+   */
+  async ask(
+    steps: readonly BatchStep[],
+    options: BatchOptions = {},
+    signal?: AbortSignal,
+  ): Promise<NativeStepResult[]> {
+    const encoded = encodeBatch(steps);
+    return this.#inTurn(() =>
+      this.#retry(async () => {
+        await this.#follow(false);
+        this.counts.stops += 1;
+        const { entered, result, standstillNs } = await this.#native.ask(stopTimeout, encoded);
+        const stopClass = stopClassOf(entered.stopClass);
+        this.counts.byClass[stopClass] += 1;
+        this.#countStandstill(standstillNs);
+        return answersOf(steps, result, options, stopClass, this.#kernel);
+      }, signal),
+    );
   }
 
   /**
@@ -213,15 +240,11 @@ export class ShadowSession {
     return turn;
   }
 
-  async #retry<Answer>(
-    job: (shadow: Shadow) => Promise<Answer>,
-    short: boolean,
-    signal: AbortSignal | undefined,
-  ): Promise<Answer> {
+  async #retry<Answer>(look: () => Promise<Answer>, signal: AbortSignal | undefined): Promise<Answer> {
     for (let attempt = 0; ; attempt += 1) {
       signal?.throwIfAborted();
       try {
-        return await this.#once(job, short);
+        return await look();
       } catch (error) {
         if (!worthAnotherStop(error, attempt)) throw error;
         // What looks like a device may be memory that was plugged a moment ago.
@@ -243,9 +266,13 @@ export class ShadowSession {
       return await job(shadow);
     } finally {
       shadow?.close();
-      this.counts.lastStandstill = (await this.#native.leave()) / 1e6;
-      this.counts.totalStandstill += this.counts.lastStandstill;
+      this.#countStandstill(await this.#native.leave());
     }
+  }
+
+  #countStandstill(nanoseconds: number): void {
+    this.counts.lastStandstill = nanoseconds / 1e6;
+    this.counts.totalStandstill += this.counts.lastStandstill;
   }
 
   #countRetry(error: PenumbraError): void {

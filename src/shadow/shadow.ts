@@ -1,9 +1,10 @@
 import type { EnterReport, NativeGuest, NativeRedirectRequest, NativeRunReport } from '../binding.js';
 import { PenumbraError } from '../errors.js';
 import type { Kernel } from '../kernel/kernel.js';
-import { type BatchStep, decodeBatch, encodeBatch } from './batch.js';
+import { answersOf, type BatchOptions } from './answers.js';
+import { type BatchStep, encodeBatch } from './batch.js';
 import type { DecodedResult } from './decodedResult.js';
-import { CallError, stopClassOf } from './failure.js';
+import { stopClassOf } from './failure.js';
 import { marshal } from './marshal.js';
 import { NativeArgumentKind, type NativeStepResult } from './nativeCall.js';
 import type { SyscallArgument } from './syscallArgument.js';
@@ -92,29 +93,14 @@ export class Shadow {
   /**
    * Runs steps one after the other without coming back in between; a step that uses the result of a failed one is
    * skipped with the same error.
-   * @param mayBlock leaves it to the caller to look at the answers' `blocked`
    * @throws CallError when one of them does not return, and the shadow cannot be used any more then; WOULD_BLOCK when
    *   one would have slept, where the shadow is as good as before if the sleep was one that signals end
    */
-  async batch(steps: readonly BatchStep[], { mayBlock = false } = {}): Promise<NativeStepResult[]> {
+  async batch(steps: readonly BatchStep[], options: BatchOptions = {}): Promise<NativeStepResult[]> {
     if (!this.#open) throw new PenumbraError('BAD_ARGUMENT', 'the shadow is closed');
     const result = await this.#native.run(encodeBatch(steps));
-    if (result.failure !== undefined) {
-      this.#open = false;
-      const call = nameOf(steps[result.values.length]);
-      throw new CallError(result.failure, call, this.stopClass, this.#kernel);
-    }
-    const [blocked] = result.blocked;
-    if (blocked !== undefined && !mayBlock) {
-      const failure = {
-        code: 'WOULD_BLOCK',
-        message: 'the call would sleep',
-        address: 0n,
-        callers: new BigUint64Array(),
-      };
-      throw new CallError(failure, nameOf(steps[blocked]), this.stopClass, this.#kernel);
-    }
-    return decodeBatch(steps, result);
+    if (result.failure !== undefined) this.#open = false;
+    return answersOf(steps, result, options, this.stopClass, this.#kernel);
   }
 
   /** Runs a tool of the host against this instant; ended when `signal` is aborted. See src/redirect/run.ts. */
@@ -159,9 +145,4 @@ export class Shadow {
 
 function notMapped(address: bigint): PenumbraError {
   return new PenumbraError('NOT_MAPPED', `no page at guest address 0x${address.toString(16)}`, { address });
-}
-
-function nameOf(step: BatchStep | undefined): string {
-  if (step === undefined || step.kind === 'function') return 'function';
-  return syscallTable().find(Number(step.nr))?.name ?? `syscall ${step.nr}`;
 }

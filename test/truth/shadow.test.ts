@@ -80,6 +80,7 @@ for (const [index, spec] of (LONG ? [...GUESTS, ...MORE_GUESTS] : GUESTS).entrie
     await using lab = await labGuest(t, spec);
     await using guest = await attach({ qmp: lab.socket });
     await t.test('processes', (t) => compareProcesses(t, lab, guest));
+    if (index === 0) await t.test('what was not foreseen', (t) => surprise(t, lab, guest));
     await t.test('clocks and names', (t) => compareMoments(t, lab, guest));
     await t.test("system calls by the guest's own metadata", (t) => compareSyscalls(t, guest));
     await t.test('a paused guest', (t) => leaveNoTrace(t, lab, guest, LONG || index === 0 ? COMMANDS : []));
@@ -265,6 +266,21 @@ async function askEverything(t: Test, guest: Guest): Promise<void> {
     t.equal(await shadow.syscall('newfstatat', AT_FDCWD, '/tmp/only-in-the-shadow'), -2n, 'ENOENT in the next shadow');
     t.equal(await shadow.syscall('getuid'), 0n);
   });
+}
+
+/** A listing is asked for as the last one foresees it: processes that come, go, or have long command lines. */
+async function surprise(t: Test, lab: TestGuest, guest: Guest): Promise<void> {
+  const look = async (pid: number): Promise<number[] | undefined> => {
+    const process = (await guest.processes()).find((process) => process.pid === pid);
+    return process?.args.map((arg) => arg.length);
+  };
+  await guest.processes();
+  const talker = `sh -c 'sleep 1000; :' $(yes 12345678 | head -n 600) > /dev/null &`;
+  const pid = Number(await lab.text(`${talker} until grep -q 12345678 /proc/$!/cmdline; do :; done; echo $!`));
+  const lengths = ['sh', '-c', 'sleep 1000; :'].map((arg) => arg.length).concat(Array(600).fill(8));
+  for (const when of ['not foreseen', 'foreseen', 'foreseen once more']) t.same(await look(pid), lengths, when);
+  await lab.text(`kill ${pid}; while grep -q 12345678 /proc/${pid}/cmdline; do :; done 2> /dev/null`);
+  t.notOk((await look(pid))?.length, 'at most a zombie is left');
 }
 
 /** A guest in which processes come and go: at each stop the shadow's answer and a walk of the raw task list. */

@@ -1,0 +1,53 @@
+#include "binding/guest_state.h"
+
+namespace penumbra {
+
+using Clock = std::chrono::steady_clock;
+
+EnterReport GuestState::Enter(VcpuControl::Stop kind, Clock::time_point deadline) {
+  VcpuControl& vcpus_of_guest = RequireGuest();
+  Shadow& loaded = RequireShadow();
+  stopped_at = Clock::now();
+  vcpus_of_guest.BeginStop(kind, deadline);
+  vcpus_of_guest.AwaitStop(deadline);
+  const Clock::time_point stopped = Clock::now();
+  // The registers are on their way: the time of that round trip is used for the private pages.
+  loaded.Refresh();
+  const Clock::time_point refreshed = Clock::now();
+  vcpus = vcpus_of_guest.ReceiveRegisters(deadline);
+  const Clock::time_point received = Clock::now();
+  Stands();
+  const Context& context = loaded.Load(vcpus);
+  return {.stop = stopped - stopped_at,
+          .refresh = refreshed - stopped,
+          .registers = received - refreshed,
+          .load = Clock::now() - received,
+          .stop_class = context.stop_class,
+          .vcpu = context.vcpu,
+          .private_pages = loaded.private_page_count()};
+}
+
+Clock::duration GuestState::Leave() {
+  Shadow& left = RequireShadow();
+  if (const std::optional<Clock::duration> stood = std::exchange(let_go, std::nullopt)) {
+    left.Drop();
+    return *stood;
+  }
+  left.NoteCode();
+  Runs();
+  RequireControl().Resume();
+  const Clock::duration standstill = Clock::now() - stopped_at;
+  left.Collect();
+  return standstill;
+}
+
+uint64_t GuestState::LetGo() {
+  const uint64_t copied = RequireShadow().CopyMemory();
+  RequireShadow().NoteCode();
+  Runs();
+  RequireControl().Resume();
+  let_go = Clock::now() - stopped_at;
+  return copied;
+}
+
+}  // namespace penumbra
