@@ -83,6 +83,8 @@ void KvmEngine::Load(const CpuContext& context) {
   stepping_.reset();
   for (TrapSite& site : traps_) PlantTrap(&site);
   LoadState(context, pristine_, &*vm_);
+  if (given_up_) vm_->ClearEvents();
+  given_up_ = false;
 }
 
 void KvmEngine::PlantTrap(TrapSite* site) {
@@ -107,6 +109,7 @@ void KvmEngine::PlantTrap(TrapSite* site) {
 Outcome KvmEngine::Call(const CallRegisters& call, uint64_t return_address, uint64_t) {
   AcceptThreadKick();
   const Running running(this);
+  given_up_ = true;
   vm_->registers() = RegistersOf(call);
   vm_->RegistersChanged();
   for (;;) {
@@ -162,7 +165,10 @@ std::optional<Outcome> KvmEngine::HandleExit(uint64_t return_address) {
 std::optional<Outcome> KvmEngine::OnHalt(uint64_t return_address) {
   const kvm_regs& registers = vm_->registers();
   const uint64_t address = registers.rip - 1;
-  if (address == return_address) return End(StopReason::kReturned, registers.rax, 0);
+  if (address == return_address) {
+    given_up_ = false;
+    return End(StopReason::kReturned, registers.rax, 0);
+  }
   const auto trap = trap_at_.find(address);
   if (trap == trap_at_.end()) return End(StopReason::kHalted, 0, 0);
   return OnTrap(trap->second);

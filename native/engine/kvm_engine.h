@@ -75,7 +75,8 @@ class KvmEngine final : public Engine {
   std::unordered_map<uint64_t, size_t> trap_at_;
   std::optional<size_t> stepping_;  ///< the trap whose original instruction is being executed
   CpuContext context_{};
-  bool broken_ = false;  ///< the machine cannot be used any more
+  bool broken_ = false;    ///< the machine cannot be used any more
+  bool given_up_ = false;  ///< the last call did not return: an exception of it may wait to be delivered
 
   std::mutex mutex_;                  ///< guards the rest
   std::optional<pthread_t> running_;  ///< the thread that is in Call()

@@ -24,11 +24,17 @@ struct KvmCpuid {
   kvm_cpuid_entry2 entries[kMostEntries];
 };
 
-/// struct kvm_msrs with one entry
-struct KvmMsr {
-  uint32_t count = 1;
+/// struct kvm_msrs
+struct KvmMsrs {
+  static constexpr uint32_t kMostEntries = 4;
+  uint32_t count = 0;  ///< of `entries`
   uint32_t padding = 0;
-  kvm_msr_entry entry{};
+  kvm_msr_entry entries[kMostEntries]{};
+
+  void Add(uint32_t index, uint64_t value) {
+    entries[count].index = index;
+    entries[count++].data = value;
+  }
 };
 
 }  // namespace penumbra

@@ -92,15 +92,16 @@ void LoadState(const CpuContext& context, const kvm_sregs& pristine, KvmVm* vm) 
   registers.cr8 = 0;
   registers.efer = (context.efer & kEferKept) | kEferLongMode;
   vm->SetSystemRegisters(registers);
-  vm->ClearEvents();
   vm->SetSingleStep(false);
   vm->run().cr8 = 0;
   // A host without some of these features will do: calls are kept from using them.
   if ((registers.cr4 & kCr4OsXsave) != 0 && !vm->SetXcr0(context.xcr0)) vm->SetXcr0(kXcr0Legacy);
-  if (!vm->SetMsr(kMsrKernelGsBase, context.kernel_gs_base)) throw Error("ENGINE", "KVM: cannot set the other GS base");
-  // Processors without RDTSCP have no such register.
-  vm->SetMsr(kMsrTscAux, context.cpu_number);
-  if (context.tsc) vm->SetMsr(kMsrTsc, *context.tsc);
+  KvmMsrs msrs;
+  msrs.Add(kMsrKernelGsBase, context.kernel_gs_base);
+  if (context.tsc) msrs.Add(kMsrTsc, *context.tsc);
+  // Last: processors without RDTSCP have no such register.
+  msrs.Add(kMsrTscAux, context.cpu_number);
+  if (vm->SetMsrs(msrs) < msrs.count - 1) throw Error("ENGINE", "KVM: cannot set the other GS base and the counter");
 }
 
 kvm_regs RegistersOf(const CallRegisters& call) {

@@ -5,7 +5,6 @@
 
 #include <string>
 
-#include "engine/kvm_lists.h"
 #include "error.h"
 
 namespace penumbra {
@@ -100,10 +99,13 @@ void KvmVm::SetSystemRegisters(const kvm_sregs& registers) {
 }
 
 bool KvmVm::SetXcr0(uint64_t value) {
+  if (xcr0_ == value) return true;
   kvm_xcrs xcrs{};
   xcrs.nr_xcrs = 1;
   xcrs.xcrs[0].value = value;
-  return ioctl(vcpu_.get(), KVM_SET_XCRS, &xcrs) == 0;
+  if (ioctl(vcpu_.get(), KVM_SET_XCRS, &xcrs) < 0) return false;
+  xcr0_ = value;
+  return true;
 }
 
 void KvmVm::ClearEvents() {
@@ -112,16 +114,16 @@ void KvmVm::ClearEvents() {
 }
 
 void KvmVm::SetSingleStep(bool on) {
+  if (stepping_ == on) return;
   kvm_guest_debug debug{};
   if (on) debug.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP;
   Control(vcpu_.get(), KVM_SET_GUEST_DEBUG, &debug, "cannot set single steps");
+  stepping_ = on;
 }
 
-bool KvmVm::SetMsr(uint32_t index, uint64_t value) {
-  KvmMsr msrs;
-  msrs.entry.index = index;
-  msrs.entry.data = value;
-  return ioctl(vcpu_.get(), kKvmSetMsrs, &msrs) == 1;
+uint32_t KvmVm::SetMsrs(const KvmMsrs& msrs) {
+  const int set = ioctl(vcpu_.get(), kKvmSetMsrs, &msrs);
+  return set < 0 ? 0 : static_cast<uint32_t>(set);
 }
 
 }  // namespace penumbra

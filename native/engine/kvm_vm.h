@@ -7,9 +7,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "engine/kvm_device.h"
+#include "engine/kvm_lists.h"
 #include "engine/kvm_statistics.h"
 #include "memory/region_table.h"
 
@@ -44,8 +46,9 @@ class KvmVm {
   void ClearEvents();
   void SetSingleStep(bool on);
 
+  /// Sets them in their order and returns how many: KVM stops at one that it does not have or whose value it refuses.
+  uint32_t SetMsrs(const KvmMsrs& msrs);
   /// False when this KVM has no such register or does not take the value.
-  bool SetMsr(uint32_t index, uint64_t value);
   bool SetXcr0(uint64_t value);
 
   const KvmStatistics& statistics() const { return statistics_; }
@@ -59,6 +62,8 @@ class KvmVm {
   KvmStatistics statistics_;
   size_t run_size_;
   kvm_run* run_ = nullptr;
+  bool stepping_ = false;
+  std::optional<uint64_t> xcr0_;  ///< as it was set last
 };
 
 }  // namespace penumbra
