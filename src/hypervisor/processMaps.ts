@@ -11,7 +11,7 @@ import {
 } from 'node:fs';
 import { PenumbraError } from '../errors.js';
 import { commandOf } from './qemuProcess.js';
-import { traceRight } from './traceRight.js';
+import { LOOK_RIGHT } from './traceRight.js';
 
 /** One line of /proc/PID/maps. */
 export interface Mapping {
@@ -165,7 +165,7 @@ function accessError(pid: number, what: string, cause: unknown): PenumbraError {
   return new PenumbraError(
     'PERMISSION',
     `user ${process.geteuid?.()} may not see ${what} of process ${pid} (${commandOf(pid)}): the right to trace it is ` +
-      `missing (${traceRight()}; what runs as the same user may be traced if it is dumpable). Without that right: ` +
+      `missing (${LOOK_RIGHT}; what runs as the same user may be traced if it is dumpable). Without that right: ` +
       "'penumbra guests'",
     { cause },
   );

@@ -1,18 +1,25 @@
 import { readFileSync } from 'node:fs';
 
+/** How to get the right to look at a process (ptrace(2), PTRACE_MODE_READ), for messages. Yama has no part in it. */
+export const LOOK_RIGHT = "run penumbra as root, with CAP_SYS_PTRACE or as QEMU's user";
+
 /**
- * How to get the right to trace a process (ptrace(2), "Ptrace access mode checking"), for messages. On Yama see
- * Documentation/admin-guide/LSM/Yama.rst: from 1 on a user may not trace even processes of the same user.
+ * How to get the right to trace a process (ptrace(2), PTRACE_MODE_ATTACH), for messages. On Yama see
+ * Documentation/admin-guide/LSM/Yama.rst: from 1 on a user may not trace even processes of the same user, with 3 nobody
+ * traces anything, and no way leads back from there.
  */
 export function traceRight(): string {
-  return `run penumbra as root or with CAP_SYS_PTRACE${yamaAdvice()}`;
+  const scope = yamaScope();
+  if (scope === '3') return "kernel.yama.ptrace_scope is 3: until this host's next boot nobody may, root neither";
+  const yama = scope === '0' ? '' : `, or as QEMU's user with kernel.yama.ptrace_scope=0 (Yama has it at ${scope})`;
+  return `run penumbra as root or with CAP_SYS_PTRACE${yama}`;
 }
 
-function yamaAdvice(): string {
+/** `0` also where the kernel has no Yama. */
+function yamaScope(): string {
   try {
-    const scope = readFileSync('/proc/sys/kernel/yama/ptrace_scope', 'utf8').trim();
-    return scope === '0' ? '' : `, or, as QEMU's user, set kernel.yama.ptrace_scope=0 (it is ${scope})`;
+    return readFileSync('/proc/sys/kernel/yama/ptrace_scope', 'utf8').trim();
   } catch {
-    return '';
+    return '0';
   }
 }

@@ -23,7 +23,7 @@ export async function openVcpus(qmp: QmpClient, pid: number): Promise<VcpuHandle
   try {
     numbers = vcpuDescriptors(pid);
   } catch {
-    return `user ${process.geteuid?.()} may not trace QEMU's process ${pid} (${traceRight()})`;
+    return untraceable(pid);
   }
   if (numbers.length === 0) return 'the guest does not run under KVM';
   if (numbers.length > MOST_VCPUS) return `the guest has more than ${MOST_VCPUS} vCPUs`;
@@ -38,8 +38,12 @@ export async function openVcpus(qmp: QmpClient, pid: number): Promise<VcpuHandle
     return { pid, fds: addon.duplicateFds(pid, numbers), threads };
   } catch (error) {
     if (!(error instanceof PenumbraError) || error.code === 'GUEST_GONE') throw error;
-    return `${error.message} (${traceRight()})`;
+    return error.code === 'PERMISSION' ? untraceable(pid) : error.message;
   }
+}
+
+function untraceable(pid: number): string {
+  return `user ${process.geteuid?.()} may not trace QEMU's process ${pid}, which is the faster way (${traceRight()})`;
 }
 
 /** The kernel calls a vCPU's descriptor "kvm-vcpu:" and its number (virt/kvm/kvm_main.c, create_vcpu_fd). */

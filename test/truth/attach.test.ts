@@ -48,7 +48,7 @@ t.test("another user's guest", needsRoot, async (t) => {
       const own = await shell(`${AS_NOBODY.join(' ')} ${process.execPath} ${penumbra} ps --qmp ${lab.socket}`);
       if (yamaScope() === 0) t.match(own, { status: 0, stdout: /\n/ });
       else if (ram === 'private')
-        t.match(own, { status: 1, stderr: /CAP_SYS_PTRACE, or, as QEMU's user, set kernel\.yama/ });
+        t.match(own, { status: 1, stderr: /CAP_SYS_PTRACE, or as QEMU's user with kernel\.yama/ });
       if (kvmIsClosed()) {
         const fast = await shell(
           `${AS_NOBODY.join(' ')} ${process.execPath} ${penumbra} uname --engine kvm --qmp ${lab.socket}`,
