@@ -36,7 +36,7 @@ void VcpuControl::BeginStop(Stop kind, Deadline deadline) {
   BeginStubStop(deadline);
 }
 
-// False where somebody else traces QEMU for now, a debugger for instance.
+// False where somebody else traces QEMU for now, a debugger for instance, or the right to trace it was taken away.
 bool VcpuControl::BeginHold() {
   pages_->Arm();
   try {
@@ -44,8 +44,10 @@ bool VcpuControl::BeginHold() {
   } catch (const Error& error) {
     pages_->Disarm();
     if (std::string_view(error.code()) != "PERMISSION") throw;
+    refusal_ = error.what();
     return false;
   }
+  refusal_.clear();
   held_ = true;
   return true;
 }

@@ -58,8 +58,9 @@ class VcpuControl {
   /// Stops the guest, reads the registers and lets it run on: what each takes.
   Times Measure(Stop kind, Deadline deadline);
 
-  bool holds_threads() const { return trusted_; }
-  /// Why short stops are not by the other way; empty where they are.
+  /// Whether short stops are made so, by the last of them.
+  bool holds_threads() const { return trusted_ && refusal_.empty(); }
+  /// Why not; empty where they are.
   const std::string& refusal() const { return refusal_; }
 
  private:
