@@ -1,3 +1,8 @@
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import t, { type Test } from 'tap';
 import type { EngineName } from '../../src/index.js';
 import { LAB_KERNELS, LAB_MACHINES, type LabSpec } from '../../src/lab/index.js';
@@ -6,6 +11,7 @@ import type {
   Answers,
   CommandRun,
   GuestUp,
+  LesserHostReport,
   Look,
   LookEvent,
   LookLine,
@@ -26,6 +32,9 @@ const STOPS_TIMEOUT_MS = 3_600_000;
 /** The guest's clock is read as of its last tick, which lies back a little. */
 const CLOCK_LAG_S = 0.5;
 
+const lessKvmSource = fileURLToPath(new URL('../../../test/lab/nested/lessKvm.c', import.meta.url));
+const LESS_KVM = 'lib/lessKvm.so';
+
 /** Kernels, machines, processors and PTI differ; all combinations are for the full run. */
 const SOME_SPECS: Partial<LabSpec>[] = [
   { kernel: '6.1', machine: 'microvm', pti: true, vcpus: 1 },
@@ -33,7 +42,7 @@ const SOME_SPECS: Partial<LabSpec>[] = [
 ];
 
 t.test('guests under KVM, in a nested lab', async (t) => {
-  await using l1 = await nestedLab(t);
+  await using l1 = await nestedLab(t, { files: [{ name: LESS_KVM, source: lessKvm(t) }] });
   t.comment(`L1 boots in ${l1.bootMs.toFixed(0)} ms`);
   const specs = LONG ? everySpec() : SOME_SPECS;
   const lines = await look(
@@ -50,7 +59,68 @@ t.test('guests under KVM, in a nested lab', async (t) => {
   }
   t.comment(`all took ${lines.at(-1)?.at.toFixed(0)} ms in L1`);
   await t.test('many stops of busy guests', (t) => stopOverAndOver(t, l1));
+  // The last one: afterwards nobody may trace anything in L1.
+  await t.test('a host that grants less', (t) => grantLess(t, l1));
 });
+
+/** The library that makes KVM less than it is. */
+function lessKvm(t: Test): string {
+  const folder = mkdtempSync(join(tmpdir(), 'penumbra-test-'));
+  t.teardown(() => rmSync(folder, { recursive: true }));
+  const library = join(folder, 'lessKvm.so');
+  execFileSync('gcc', ['-O1', '-shared', '-fPIC', '-o', library, lessKvmSource]);
+  return library;
+}
+
+/** Runs test/lab/nested/lesserHost.ts in L1. */
+async function grantLess(t: Test, l1: NestedLab): Promise<void> {
+  const command = `node dist/test/lab/nested/lesserHost.js /${LESS_KVM}`;
+  const { stdout, stderr, status } = await l1.run(command, GUEST_TIMEOUT_MS);
+  t.equal(status, 0, stderr.toString());
+  const report = JSON.parse(stdout.toString()) as LesserHostReport;
+  await t.test('without the right to trace QEMU', async (t) => checkTraceRights(t, report));
+  await t.test('with less of KVM, or none', async (t) => checkLessKvm(t, report));
+  t.same(report.states, ['running', 'prelaunch'], 'guests are left as they were found');
+  t.comment(`all but the boot took ${report.milliseconds.toFixed(0)} ms`);
+}
+
+/** Shared RAM is read all the same and the gdbstub stops; private RAM cannot be had. */
+function checkTraceRights(t: Test, { release, scopes, nobodyTraces }: LesserHostReport): void {
+  const answers = { release, pid: 1 };
+  const whatWorks = /Without that right: 'penumbra guests', and everything for a guest with shared RAM/;
+  for (const { scope, shared, private: secluded } of scopes) {
+    if (scope === 0) {
+      t.match(shared, { ...answers, stopWay: 'kvm_run' });
+      t.match(secluded, { code: 'NO_KERNEL' }, 'private RAM is read');
+      continue;
+    }
+    const advice = `CAP_SYS_PTRACE, or as QEMU's user with kernel.yama.ptrace_scope=0 (Yama has it at ${scope})`;
+    t.match(shared, { ...answers, stopWay: 'gdbstub', stopWayReason: advice });
+    t.match(secluded, { code: 'PERMISSION', message: advice });
+    t.match(secluded, { message: whatWorks });
+  }
+  const { session, shared, private: secluded } = nobodyTraces;
+  const reason = 'kernel.yama.ptrace_scope is 3';
+  t.match(session, { ...answers, stopWay: 'kvm_run' });
+  t.match(session.later, { ...answers, stopWay: 'gdbstub', stopWayReason: /may not be traced/ });
+  t.match(shared, { ...answers, stopWay: 'gdbstub', stopWayReason: reason });
+  t.match(secluded, { code: 'PERMISSION', message: reason });
+  t.match(secluded, { message: whatWorks });
+}
+
+function checkLessKvm(t: Test, { release, closedKvm, capabilities, feature }: LesserHostReport): void {
+  const closed = 'cannot open /dev/kvm (the group kvm may, normally)';
+  t.match(closedKvm.kvm, { code: 'PERMISSION', message: closed });
+  t.match(closedKvm.auto, { release, engine: 'unicorn', engineReason: closed });
+  t.ok(capabilities.length > 6);
+  for (const { capability, value, kvm, auto } of capabilities) {
+    const lack = `(KVM capability ${capability})`;
+    t.match(kvm, { code: 'UNSUPPORTED', message: lack }, `capability ${capability} is ${value}`);
+    t.match(auto, { engine: 'unicorn', engineReason: lack });
+  }
+  const smep = { code: 'UNSUPPORTED', message: /^KVM on this host lacks what the guest's processor has: smep$/ };
+  t.match(feature, smep);
+}
 
 /** Runs test/lab/nested/stops.ts in L1. */
 async function stopOverAndOver(t: Test, l1: NestedLab): Promise<void> {

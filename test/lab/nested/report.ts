@@ -1,4 +1,4 @@
-import type { EngineName } from '../../../src/index.js';
+import type { AttachOptions, EngineName } from '../../../src/index.js';
 import type { LabSpec } from '../../../src/lab/index.js';
 import type { Rounds } from '../rounds.js';
 
@@ -131,4 +131,56 @@ export interface StopsReport {
   work: { before: number; after: number };
   /** when QEMU was killed during a stop: what came of the stop, and of the next one */
   end: string[];
+}
+
+/** What attempts.ts is asked to attach to. */
+export interface AttemptRequest {
+  options: AttachOptions;
+  /** only choose the engine, for no guest in particular */
+  engineOnly?: boolean;
+  /** variables to be set before */
+  environment?: Record<string, string>;
+  /** a file to be written in the middle of the session */
+  meanwhile?: { path: string; text: string };
+}
+
+/** What came of it: an error, or of what was reached so much. */
+export interface Attempt {
+  code?: string;
+  message?: string;
+  engine?: string;
+  engineReason?: string;
+  /** what the guest answers to uname(2) in a long stop, and to getpid(2) in a short one */
+  release?: string;
+  pid?: number;
+  stopWay?: string;
+  stopWayReason?: string;
+  /** after `meanwhile` */
+  later?: Attempt;
+}
+
+/** With the engine that is named, and with one that penumbra chooses. */
+export interface EngineAttempts {
+  kvm: Attempt;
+  auto: Attempt;
+}
+
+/** Of lesserHost.ts: attempts on a host that grants them less and less. */
+export interface LesserHostReport {
+  /** what `uname -r` says in the guest */
+  release: string;
+  /** by QEMU's own user, of a guest with shared RAM and of one with private RAM */
+  scopes: { scope: number; shared: Attempt; private: Attempt }[];
+  /** by a user who may not open /dev/kvm */
+  closedKvm: EngineAttempts;
+  /** with a KVM that lacks one capability, or has only other bits of it */
+  capabilities: ({ capability: number; value: number } & EngineAttempts)[];
+  /** with a KVM whose processors lack what the guest's has */
+  feature: Attempt;
+  /** by root, while kernel.yama.ptrace_scope becomes 3 and afterwards */
+  nobodyTraces: { session: Attempt; shared: Attempt; private: Attempt };
+  /** QEMU's run states at the end */
+  states: string[];
+  /** from its first look, the guest's boot being over */
+  milliseconds: number;
 }

@@ -1,0 +1,47 @@
+/**
+ * Attaches to guests and says what came of it: a line of JSON (Attempt) for each on its standard input (AttemptRequest).
+ * A process of its own, because rights and preloaded libraries belong to a process; one for many attempts, because
+ * in L1 it takes seconds until one is loaded.
+ */
+import { writeFileSync } from 'node:fs';
+import { createInterface } from 'node:readline';
+import { attach, type Guest, PenumbraError } from '../../../src/index.js';
+import { chooseEngine, type EngineNeeds } from '../../../src/schedule/engine.js';
+import type { Attempt, AttemptRequest } from './report.js';
+
+for await (const line of createInterface({ input: process.stdin })) {
+  const { environment = {}, ...request } = JSON.parse(line) as AttemptRequest;
+  Object.assign(process.env, environment);
+  process.stdout.write(`${JSON.stringify(await answer(request))}\n`);
+}
+
+async function answer(request: AttemptRequest): Promise<Attempt> {
+  try {
+    return request.engineOnly ? await choose(request) : await attempt(request);
+  } catch (error) {
+    if (!(error instanceof PenumbraError)) throw error;
+    return { code: error.code, message: error.message };
+  }
+}
+
+/** KVM is looked at before the guest is: one that is refused needs none. */
+async function choose({ options }: AttemptRequest): Promise<Attempt> {
+  const { name, reason } = await chooseEngine(options.engine ?? 'auto', { instructionLimit: 0 } as EngineNeeds);
+  return { engine: name, engineReason: reason };
+}
+
+async function attempt({ options, meanwhile }: AttemptRequest): Promise<Attempt> {
+  await using guest = await attach(options);
+  const first = await look(guest);
+  if (meanwhile === undefined) return first;
+  writeFileSync(meanwhile.path, meanwhile.text);
+  return { ...first, later: await look(guest) };
+}
+
+/** In a stop of each kind. */
+async function look(guest: Guest): Promise<Attempt> {
+  const { release } = await guest.uname();
+  const pid = await guest.use((shadow) => shadow.syscall('getpid'));
+  const { engine, engineReason, stopWay, stopWayReason } = await guest.info();
+  return { release: release.toString(), pid: Number(pid), engine, engineReason, stopWay, stopWayReason };
+}
