@@ -48,7 +48,7 @@ t.test("another user's guest", needsRoot, async (t) => {
       const own = await shell(`${AS_NOBODY.join(' ')} ${process.execPath} ${penumbra} ps --qmp ${lab.socket}`);
       if (yamaScope() === 0) t.match(own, { status: 0, stdout: /\n/ });
       else if (ram === 'private')
-        t.match(own, { status: 1, stderr: /CAP_SYS_PTRACE, or as QEMU's user with kernel\.yama/ });
+        t.match(own, { status: 1, stderr: /CAP_SYS_PTRACE .*, or as QEMU's user with kernel\.yama/ });
       if (kvmIsClosed()) {
         const fast = await shell(
           `${AS_NOBODY.join(' ')} ${process.execPath} ${penumbra} uname --engine kvm --qmp ${lab.socket}`,
@@ -58,17 +58,27 @@ t.test("another user's guest", needsRoot, async (t) => {
           stderr: /^penumbra: PERMISSION: cannot open \/dev\/kvm \(the group kvm may, normally\)/,
         });
       }
-      // And another has none.
-      const other = `setpriv --reuid=1 --regid=1 --clear-groups ${process.execPath} ${penumbra} ps --qmp ${lab.socket}`;
+      // And another has none, or those that are given to it.
+      const other = (rights: string) =>
+        shell(
+          `setpriv --reuid=1 --regid=1 --clear-groups ${rights} ${process.execPath} ${penumbra} ps --qmp ${lab.socket}`,
+        );
       execFileSync('chmod', ['755', folder]);
       execFileSync('chmod', ['666', lab.socket]);
-      t.match(await shell(other), {
-        status: 1,
-        stderr: /^penumbra: PERMISSION: user 1 may not see .*CAP_SYS_PTRACE.*'penumbra guests'/,
-      });
+      const unseen =
+        /^penumbra: PERMISSION: user 1 may not see .*CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH.*'penumbra guests'/;
+      t.match(await other(''), { status: 1, stderr: unseen });
+      const unread = /^penumbra: PERMISSION: guest RAM .*\(and CAP_DAC_READ_SEARCH for another user's QEMU\)/;
+      t.match(await other(given('+sys_ptrace')), { status: 1, stderr: unread });
+      t.match(await other(given('+sys_ptrace,+dac_read_search')), { status: 0, stdout: /\n/ });
     });
   }
 });
+
+/** Options of setpriv(1) that leave a user capabilities. */
+function given(capabilities: string): string {
+  return `--inh-caps=${capabilities} --ambient-caps=${capabilities}`;
+}
 
 /** Whether there is a KVM that not everybody may use. */
 function kvmIsClosed(): boolean {
