@@ -76,8 +76,9 @@ async function lesserHost(library: string): Promise<LesserHostReport> {
   const folder = mkdtempSync(join(tmpdir(), 'penumbra-test-'));
   chownSync(folder, USER, USER);
   chmodSync(KVM, 0o666);
+  // The kernel that boots in half the time of the others.
   await using lab = await LabGuest.start(
-    { accelerator: 'kvm', cpu: 'max', memoryMiB: 128, machine: 'microvm' },
+    { accelerator: 'kvm', cpu: 'max', memoryMiB: 128, kernel: '5.10' },
     { folder, within: AS_USER },
   );
   const begin = performance.now();
