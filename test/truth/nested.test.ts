@@ -1,11 +1,7 @@
-import { execFileSync } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import t, { type Test } from 'tap';
 import type { EngineName } from '../../src/index.js';
 import { LAB_KERNELS, LAB_MACHINES, type LabSpec } from '../../src/lab/index.js';
+import { lessKvm } from '../lab/lessKvm.js';
 import { type NestedLab, nestedLab } from '../lab/nested/machine.js';
 import type {
   Answers,
@@ -32,7 +28,6 @@ const STOPS_TIMEOUT_MS = 3_600_000;
 /** The guest's clock is read as of its last tick, which lies back a little. */
 const CLOCK_LAG_S = 0.5;
 
-const lessKvmSource = fileURLToPath(new URL('../../../test/lab/nested/lessKvm.c', import.meta.url));
 const LESS_KVM = 'lib/lessKvm.so';
 
 /** Kernels, machines, processors and PTI differ; all combinations are for the full run. */
@@ -62,15 +57,6 @@ t.test('guests under KVM, in a nested lab', async (t) => {
   // The last one: afterwards nobody may trace anything in L1.
   await t.test('a host that grants less', (t) => grantLess(t, l1));
 });
-
-/** The library that makes KVM less than it is. */
-function lessKvm(t: Test): string {
-  const folder = mkdtempSync(join(tmpdir(), 'penumbra-test-'));
-  t.teardown(() => rmSync(folder, { recursive: true }));
-  const library = join(folder, 'lessKvm.so');
-  execFileSync('gcc', ['-O1', '-shared', '-fPIC', '-o', library, lessKvmSource]);
-  return library;
-}
 
 /** Runs test/lab/nested/lesserHost.ts in L1. */
 async function grantLess(t: Test, l1: NestedLab): Promise<void> {

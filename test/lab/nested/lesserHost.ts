@@ -16,8 +16,9 @@ import { fileURLToPath } from 'node:url';
 import type { AttachOptions } from '../../../src/index.js';
 import { findEmulator } from '../../../src/lab/artefacts.js';
 import { LabGuest } from '../../../src/lab/index.js';
+import type { Attempt, AttemptRequest } from '../attempts.js';
 import { TruthMonitor } from '../truthMonitor.js';
-import type { Attempt, AttemptRequest, EngineAttempts, LesserHostReport } from './report.js';
+import type { EngineAttempts, LesserHostReport } from './report.js';
 
 const CALL_TIMEOUT_MS = 60_000;
 const USER = 65534;
@@ -38,7 +39,7 @@ const TOO_LITTLE = [
 /** SMEP, which the guest's kernel uses: a bit of EBX of leaf 7. */
 const FEATURE = '7 1 7';
 
-const attemptsProgram = fileURLToPath(new URL('attempts.js', import.meta.url));
+const attemptsProgram = fileURLToPath(new URL('../attempts.js', import.meta.url));
 
 /** A process that attaches, with rights of its own. */
 class Attempts implements AsyncDisposable {

@@ -1,5 +1,6 @@
-import type { AttachOptions, EngineName } from '../../../src/index.js';
+import type { EngineName } from '../../../src/index.js';
 import type { LabSpec } from '../../../src/lab/index.js';
+import type { Attempt } from '../attempts.js';
 import type { Rounds } from '../rounds.js';
 
 /** What look.ts is asked to do in L1. */
@@ -131,32 +132,6 @@ export interface StopsReport {
   work: { before: number; after: number };
   /** when QEMU was killed during a stop: what came of the stop, and of the next one */
   end: string[];
-}
-
-/** What attempts.ts is asked to attach to. */
-export interface AttemptRequest {
-  options: AttachOptions;
-  /** only choose the engine, for no guest in particular */
-  engineOnly?: boolean;
-  /** variables to be set before */
-  environment?: Record<string, string>;
-  /** a file to be written in the middle of the session */
-  meanwhile?: { path: string; text: string };
-}
-
-/** What came of it: an error, or of what was reached so much. */
-export interface Attempt {
-  code?: string;
-  message?: string;
-  engine?: string;
-  engineReason?: string;
-  /** what the guest answers to uname(2) in a long stop, and to getpid(2) in a short one */
-  release?: string;
-  pid?: number;
-  stopWay?: string;
-  stopWayReason?: string;
-  /** after `meanwhile` */
-  later?: Attempt;
 }
 
 /** With the engine that is named, and with one that penumbra chooses. */

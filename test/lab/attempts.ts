@@ -5,9 +5,34 @@
  */
 import { writeFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
-import { attach, type Guest, PenumbraError } from '../../../src/index.js';
-import { chooseEngine, type EngineNeeds } from '../../../src/schedule/engine.js';
-import type { Attempt, AttemptRequest } from './report.js';
+import { type AttachOptions, attach, type Guest, PenumbraError } from '../../src/index.js';
+import { chooseEngine, type EngineNeeds } from '../../src/schedule/engine.js';
+
+/** What to attach to. */
+export interface AttemptRequest {
+  options: AttachOptions;
+  /** only choose the engine, for no guest in particular */
+  engineOnly?: boolean;
+  /** variables to be set before */
+  environment?: Record<string, string>;
+  /** a file to be written in the middle of the session */
+  meanwhile?: { path: string; text: string };
+}
+
+/** What came of it: an error, or of what was reached so much. */
+export interface Attempt {
+  code?: string;
+  message?: string;
+  engine?: string;
+  engineReason?: string;
+  /** what the guest answers to uname(2) in a long stop, and to getpid(2) in a short one */
+  release?: string;
+  pid?: number;
+  stopWay?: string;
+  stopWayReason?: string;
+  /** after `meanwhile` */
+  later?: Attempt;
+}
 
 for await (const line of createInterface({ input: process.stdin })) {
   const { environment = {}, ...request } = JSON.parse(line) as AttemptRequest;
