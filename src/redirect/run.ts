@@ -1,6 +1,8 @@
 import { constants } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import type { NativeRedirectRequest, NativeRunReport } from '../binding.js';
+import { PenumbraError } from '../errors.js';
+import { childRefusal } from '../hypervisor/traceRight.js';
 import type { Kernel } from '../kernel/kernel.js';
 import { toolEnvironment } from './environment.js';
 import { compilePolicy, type NativePolicy } from './policy.js';
@@ -38,7 +40,7 @@ const launcher = fileURLToPath(new URL('../../../build/Release/penumbra-launcher
 const DEFAULT_BUDGET = 200;
 let policy: NativePolicy | undefined;
 
-/** What the native supervisor needs to know. @throws PenumbraError NO_TOOL, UNSUPPORTED, NO_MEMBER */
+/** What the native supervisor needs to know. @throws PenumbraError NO_TOOL, PERMISSION, UNSUPPORTED, NO_MEMBER */
 export function redirectRequest(
   kernel: Kernel,
   task: bigint,
@@ -46,6 +48,7 @@ export function redirectRequest(
   options: RunOptions,
 ): NativeRedirectRequest {
   const tool = findTool(words);
+  requireChildren();
   policy ??= compilePolicy();
   return {
     policy,
@@ -60,6 +63,17 @@ export function redirectRequest(
     taskFiles: kernel.requireOffset('task_struct.files'),
     nextFd: kernel.requireOffset('files_struct.next_fd'),
   };
+}
+
+/** The arguments and results of a tool's system calls lie in its memory. */
+function requireChildren(): void {
+  const refusal = childRefusal();
+  if (refusal === undefined) return;
+  throw new PenumbraError(
+    'PERMISSION',
+    `user ${process.geteuid?.()} may not read the memory of programs that penumbra runs: ${refusal}. ` +
+      'Without that right: all other commands',
+  );
 }
 
 export function runResult(report: NativeRunReport): RunResult {

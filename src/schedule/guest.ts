@@ -247,7 +247,7 @@ export class Guest implements AsyncDisposable {
    * Runs an unmodified program of this host whose system calls the guest's kernel answers: of one instant, at which the
    * guest stands still until the program ends or `budget` is used up.
    * @param words the program and its arguments
-   * @throws PenumbraError NO_TOOL, UNSUPPORTED, GUEST_GONE when the guest ends before the program does
+   * @throws PenumbraError NO_TOOL, PERMISSION, UNSUPPORTED, GUEST_GONE when the guest ends before the program does
    */
   async run(words: readonly (string | Buffer)[], options: RunOptions = {}): Promise<RunResult> {
     const request = redirectRequest(

@@ -15,6 +15,8 @@ export interface AttemptRequest {
   engineOnly?: boolean;
   /** variables to be set before */
   environment?: Record<string, string>;
+  /** a program to be run over the guest, which is to print nothing */
+  tool?: string;
   /** a file to be written in the middle of the session */
   meanwhile?: { path: string; text: string };
 }
@@ -30,6 +32,8 @@ export interface Attempt {
   pid?: number;
   stopWay?: string;
   stopWayReason?: string;
+  /** what came of `tool`: its exit status, or an error */
+  tool?: number | Attempt;
   /** after `meanwhile` */
   later?: Attempt;
 }
@@ -41,8 +45,12 @@ for await (const line of createInterface({ input: process.stdin })) {
 }
 
 async function answer(request: AttemptRequest): Promise<Attempt> {
+  return orRefusal(request.engineOnly ? choose(request) : attempt(request));
+}
+
+async function orRefusal<Answer>(answer: Promise<Answer>): Promise<Answer | Attempt> {
   try {
-    return request.engineOnly ? await choose(request) : await attempt(request);
+    return await answer;
   } catch (error) {
     if (!(error instanceof PenumbraError)) throw error;
     return { code: error.code, message: error.message };
@@ -55,9 +63,10 @@ async function choose({ options }: AttemptRequest): Promise<Attempt> {
   return { engine: name, engineReason: reason };
 }
 
-async function attempt({ options, meanwhile }: AttemptRequest): Promise<Attempt> {
+async function attempt({ options, tool, meanwhile }: AttemptRequest): Promise<Attempt> {
   await using guest = await attach(options);
   const first = await look(guest);
+  if (tool !== undefined) first.tool = await orRefusal(guest.run([tool], { budget: 0 }).then(({ exit }) => exit));
   if (meanwhile === undefined) return first;
   writeFileSync(meanwhile.path, meanwhile.text);
   return { ...first, later: await look(guest) };

@@ -76,7 +76,7 @@ function checkTraceRights(t: Test, { release, scopes, nobodyTraces }: LesserHost
   const whatWorks = /Without that right: 'penumbra guests', and everything for a guest with shared RAM/;
   for (const { scope, shared, private: secluded } of scopes) {
     if (scope === 0) {
-      t.match(shared, { ...answers, stopWay: 'kvm_run' });
+      t.match(shared, { ...answers, stopWay: 'kvm_run', tool: 0 });
       t.match(secluded, { code: 'NO_KERNEL' }, 'private RAM is read');
       continue;
     }
@@ -84,6 +84,10 @@ function checkTraceRights(t: Test, { release, scopes, nobodyTraces }: LesserHost
       `CAP_SYS_PTRACE .*, or as QEMU's user with .*ptrace_scope=0 \\(Yama has it at ${scope}\\)`,
     );
     t.match(shared, { ...answers, stopWay: 'gdbstub', stopWayReason: advice });
+    // A tool is a child of penumbra, which scope 1 lets it trace.
+    if (scope === 1) t.equal(shared.tool, 0);
+    else
+      t.match(shared.tool, { code: 'PERMISSION', message: /ptrace_scope is 2 .*CAP_SYS_PTRACE.*all other commands/ });
     t.match(secluded, { code: 'PERMISSION', message: advice });
     t.match(secluded, { message: whatWorks });
   }
@@ -92,6 +96,7 @@ function checkTraceRights(t: Test, { release, scopes, nobodyTraces }: LesserHost
   t.match(session, { ...answers, stopWay: 'kvm_run' });
   t.match(session.later, { ...answers, stopWay: 'gdbstub', stopWayReason: /may not be traced/ });
   t.match(shared, { ...answers, stopWay: 'gdbstub', stopWayReason: reason });
+  t.match(shared.tool, { code: 'PERMISSION', message: reason });
   t.match(secluded, { code: 'PERMISSION', message: reason });
   t.match(secluded, { message: whatWorks });
 }

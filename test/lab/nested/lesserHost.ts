@@ -25,6 +25,7 @@ const USER = 65534;
 const AS_USER = `setpriv --reuid=${USER} --regid=${USER} --clear-groups --pdeathsig=KILL`.split(' ');
 const SCOPE = '/proc/sys/kernel/yama/ptrace_scope';
 const KVM = '/dev/kvm';
+const TOOL = '/bin/true';
 /** What native/engine/kvm_device.cc asks for, with answers that are too little: include/uapi/linux/kvm.h. */
 const TOO_LITTLE = [
   { capability: 3, value: 0 },
@@ -91,7 +92,7 @@ async function lesserHost(library: string): Promise<LesserHostReport> {
   const scopes: LesserHostReport['scopes'] = [];
   for (const scope of [0, 1, 2]) {
     writeFileSync(SCOPE, String(scope));
-    scopes.push({ scope, shared: await user.attempt(shared), private: await user.attempt(unshared) });
+    scopes.push({ scope, shared: await user.attempt(shared, { tool: TOOL }), private: await user.attempt(unshared) });
   }
   // QEMU has it open already.
   chmodSync(KVM, 0o600);
@@ -107,7 +108,11 @@ async function lesserHost(library: string): Promise<LesserHostReport> {
   const feature = await root.attempt({ qmp: lab.qmp, engine: 'kvm' }, { environment });
 
   const session = await root.attempt(shared, { meanwhile: { path: SCOPE, text: '3' } });
-  const nobodyTraces = { session, shared: await root.attempt(shared), private: await root.attempt(unshared) };
+  const nobodyTraces = {
+    session,
+    shared: await root.attempt(shared, { tool: TOOL }),
+    private: await root.attempt(unshared),
+  };
   const states = [await stateOf(lab.files.truth), await stateOf(secluded.qmp)];
   const milliseconds = performance.now() - begin;
   return { release: lab.release, scopes, closedKvm, capabilities, feature, nobodyTraces, states, milliseconds };
