@@ -5,7 +5,7 @@
  */
 import { writeFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
-import { type AttachOptions, attach, type Guest, PenumbraError } from '../../src/index.js';
+import { type AttachOptions, attach, type Guest, PenumbraError, type Shadow } from '../../src/index.js';
 import { chooseEngine, type EngineNeeds } from '../../src/schedule/engine.js';
 
 /** What to attach to. */
@@ -27,7 +27,7 @@ export interface Attempt {
   message?: string;
   engine?: string;
   engineReason?: string;
-  /** what the guest answers to uname(2) in a long stop, and to getpid(2) in a short one */
+  /** what the guest answers to uname(2) in a short stop, and to getpid(2) in a long one */
   release?: string;
   pid?: number;
   stopWay?: string;
@@ -72,10 +72,15 @@ async function attempt({ options, tool, meanwhile }: AttemptRequest): Promise<At
   return { ...first, later: await look(guest) };
 }
 
+async function inLongStop<Answer>(guest: Guest, ask: (shadow: Shadow) => Promise<Answer>): Promise<Answer> {
+  await using shadow = await guest.shadow();
+  return await ask(shadow);
+}
+
 /** In a stop of each kind. */
 async function look(guest: Guest): Promise<Attempt> {
+  const pid = await inLongStop(guest, (shadow) => shadow.syscall('getpid'));
   const { release } = await guest.uname();
-  const pid = await guest.use((shadow) => shadow.syscall('getpid'));
   const { engine, engineReason, stopWay, stopWayReason } = await guest.info();
   return { release: release.toString(), pid: Number(pid), engine, engineReason, stopWay, stopWayReason };
 }
