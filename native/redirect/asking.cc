@@ -29,6 +29,7 @@ int64_t Supervisor::Ask(uint32_t number, uint64_t a, uint64_t b, uint64_t c, uin
   call.number = number;
   const uint64_t arguments[6] = {a, b, c, d, e, f};
   std::copy(std::begin(arguments), std::end(arguments), call.arguments);
+  CloseUnused();
   if (!ahead_.empty() && !ChangesNothing(number)) DropAhead();
   GuestKernel::Answer answer;
   AskAll(&call, 1, &answer);
@@ -101,6 +102,10 @@ void Supervisor::CloseLater(int guest_fd) {
   Queue(call);
 }
 
+void Supervisor::CloseUnused() {
+  for (const int guest_fd : files_.TakeUnused()) CloseLater(guest_fd);
+}
+
 void Supervisor::DropAhead() {
   GuestCall rewind;
   if (ahead_.Rewind(&rewind)) Queue(rewind);
@@ -131,6 +136,7 @@ int64_t Supervisor::OpenAhead(uint64_t folder, const WindowPiece& path, uint64_t
     if (pieces[i].host == nullptr) return -ENOMEM;
     calls[1 + i] = {lists ? uint32_t{SYS_getdents64} : uint32_t{SYS_read}, {0, pieces[i].guest, size}, 0, 0};
   }
+  CloseUnused();
   DropAhead();
   GuestKernel::Answer answers[3];
   const size_t done = AskAll(calls, 1 + reads, answers);
@@ -152,7 +158,7 @@ int64_t Supervisor::OpenAhead(uint64_t folder, const WindowPiece& path, uint64_t
 std::optional<Answer> Supervisor::TakeAhead(const ToolCall& call) {
   const bool lists = call.number == SYS_getdents64;
   if (ahead_.empty() || (call.number != SYS_read && !lists) || lists != ahead_.is_folder()) return std::nullopt;
-  if (files_.Resolve(call.process, static_cast<int>(call.arguments[0])) != ahead_.guest_fd()) return std::nullopt;
+  if (files_.Resolve(*call.process, static_cast<int>(call.arguments[0])) != ahead_.guest_fd()) return std::nullopt;
   const ReadAhead::Part& part = *ahead_.Next();
   const uint64_t there = part.bytes.size() - part.given;
   const uint64_t wanted = call.arguments[2];

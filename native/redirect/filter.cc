@@ -1,5 +1,6 @@
 #include "redirect/filter.h"
 
+#include <fcntl.h>
 #include <linux/audit.h>
 #include <linux/seccomp.h>
 #include <signal.h>
@@ -70,6 +71,15 @@ std::vector<sock_filter> BuildFilter(const Policy& policy) {
       Jump(BPF_JEQ, SYS_mmap, 0, 4),
       Load(offsetof(seccomp_data, args[3])),
       Jump(BPF_JSET, MAP_ANONYMOUS, 0, 1),
+      Return(SECCOMP_RET_ALLOW),
+      Return(SECCOMP_RET_USER_NOTIF),
+      // fcntl(fd, command, ...)
+      Jump(BPF_JEQ, SYS_fcntl, 0, 7),
+      Load(offsetof(seccomp_data, args[1])),
+      Jump(BPF_JEQ, F_DUPFD, 3, 0),
+      Jump(BPF_JEQ, F_DUPFD_CLOEXEC, 2, 0),
+      Jump(BPF_JEQ, F_GETFD, 1, 0),
+      Jump(BPF_JEQ, F_SETFD, 0, 1),
       Return(SECCOMP_RET_ALLOW),
       Return(SECCOMP_RET_USER_NOTIF),
       // rt_sigaction(signal, ...)

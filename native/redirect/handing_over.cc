@@ -33,7 +33,7 @@ Answer Supervisor::GiveGuestFile(const ToolCall& call, int64_t guest_fd, bool cl
     return Answer::Error(EMFILE);
   }
   const int number = static_cast<int>(guest_fd);
-  const int placeholder = files_.Add(number, call.process->pid);
+  const int placeholder = files_.Add(number);
   if (placeholder < 0) {
     CloseLater(number);
     return Answer::Value(placeholder);
@@ -44,13 +44,9 @@ Answer Supervisor::GiveGuestFile(const ToolCall& call, int64_t guest_fd, bool cl
   file->writable = details.writable;
   const int given = Install(listener_, call.id, placeholder, number, close_on_exec, true);
   const int error = errno;
+  // Where it did not get to the tool that was the last of it.
   close(placeholder);
-  if (given < 0) {
-    CloseInGuest(number);
-    return Answer::Error(error);
-  }
-  call.process->fds[number] = static_cast<int16_t>(number);
-  return Answer::Sent();
+  return given < 0 ? Answer::Error(error) : Answer::Sent();
 }
 
 Answer Supervisor::GiveLocalFile(const ToolCall& call, int fd, bool close_on_exec) {
@@ -70,17 +66,22 @@ int Supervisor::CopyFd(const ToolCall& call, uint64_t fd) {
 }
 
 int Supervisor::FileOf(const ToolCall& call, uint64_t fd) {
-  const int file = files_.Resolve(call.process, static_cast<int>(fd));
+  const int file = files_.Resolve(*call.process, static_cast<int>(fd));
   if (file == ToolProcess::kLocal || moved_.empty()) return file;
-  const off_t by = moved_.TakeMove(file);
-  if (by != 0) Ask(SYS_lseek, static_cast<uint64_t>(file), static_cast<uint64_t>(by), SEEK_CUR);
+  TakeMove(file);
   return file;
 }
 
-void Supervisor::CloseInGuest(int guest_fd) {
-  files_.Remove(guest_fd);
-  moved_.Forget(guest_fd);
-  CloseLater(guest_fd);
+void Supervisor::TakeMove(int guest_fd) {
+  const off_t by = moved_.TakeMove(guest_fd);
+  if (by != 0) Ask(SYS_lseek, static_cast<uint64_t>(guest_fd), static_cast<uint64_t>(by), SEEK_CUR);
+}
+
+void Supervisor::EndMovesOf(pid_t thread) {
+  for (const int guest_fd : moved_.Ended(thread)) {
+    TakeMove(guest_fd);
+    moved_.Forget(guest_fd);
+  }
 }
 
 bool Supervisor::TranslateFolder(const ToolCall& call, uint64_t* folder) {

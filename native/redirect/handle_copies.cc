@@ -122,7 +122,7 @@ Answer CopyToHost(Supervisor& supervisor, const ToolCall& call, const Copy& copy
   int64_t position = 0;
   if (const int error = InputPosition(supervisor, call, copy, &position)) return Answer::Error(error);
   const uint64_t length = std::min(call.arguments[copy.length_argument], kMostCopied);
-  LocalFd piece(supervisor.files().MakeAnother(copy.input_file));
+  LocalFd piece(supervisor.files().AddAnother(copy.input_file));
   if (piece.get() < 0) return Answer::Error(ENOMEM);
   if (const int error = FillFrom(supervisor, copy.input_file, position, length, piece.get())) {
     return Answer::Error(error);
@@ -131,7 +131,7 @@ Answer CopyToHost(Supervisor& supervisor, const ToolCall& call, const Copy& copy
   if (!supervisor.ReplaceFile(call, piece.get(), static_cast<int>(copy.input), close_on_exec)) {
     return Answer::Error(EBADF);
   }
-  if (copy.input_offset == 0) supervisor.FollowHost(copy.input_file, piece.Release());
+  if (copy.input_offset == 0) supervisor.FollowHost(call, copy.input_file, piece.Release());
   return Answer::Continue();
 }
 

@@ -1,5 +1,4 @@
 #include <fcntl.h>
-#include <linux/close_range.h>
 #include <linux/nsfs.h>
 #include <linux/sockios.h>
 #include <net/if.h>
@@ -13,48 +12,10 @@
 
 namespace penumbra {
 
-Answer HandleClose(Supervisor& supervisor, ToolCall& call) {
-  const int fd = static_cast<int>(call.arguments[0]);
-  const int file = supervisor.FileOf(call, call.arguments[0]);
-  call.process->ForgetFd(fd);
-  if (file == ToolProcess::kLocal) return Answer::Continue();
-  if (supervisor.files().DropReference(file)) supervisor.CloseInGuest(file);
-  // What stands for it is closed by the host's kernel.
-  return Answer::Continue();
-}
-
-Answer HandleCloseRange(Supervisor& supervisor, ToolCall& call) {
-  if ((call.arguments[2] & ~uint64_t{CLOSE_RANGE_CLOEXEC | CLOSE_RANGE_UNSHARE}) != 0) return Answer::Error(EINVAL);
-  call.process->ForgetFds();
-  supervisor.files().NoteSharing();
-  supervisor.files().NoteEndOfProcess();
-  return Answer::Continue();
-}
-
-/// dup, dup2, dup3: the host's kernel does it with what stands for a guest's file.
-Answer HandleDuplicate(Supervisor& supervisor, ToolCall& call) {
-  const int source = supervisor.FileOf(call, call.arguments[0]);
-  if (source != ToolProcess::kLocal) supervisor.files().AddReference(source);
-  if (call.number != SYS_dup) {
-    const int replaced = supervisor.FileOf(call, call.arguments[1]);
-    call.process->ForgetFd(static_cast<int>(call.arguments[1]));
-    if (replaced != ToolProcess::kLocal && supervisor.files().DropReference(replaced))
-      supervisor.CloseInGuest(replaced);
-  }
-  return Answer::Continue();
-}
-
 Answer HandleControlFile(Supervisor& supervisor, ToolCall& call) {
   const int command = static_cast<int>(call.arguments[1]);
   const int file = supervisor.FileOf(call, call.arguments[0]);
   switch (command) {
-    case F_DUPFD:
-    case F_DUPFD_CLOEXEC:
-      if (file != ToolProcess::kLocal) supervisor.files().AddReference(file);
-      return Answer::Continue();
-    case F_GETFD:
-    case F_SETFD:
-      return Answer::Continue();
     case F_SETOWN:
     case F_SETSIG:
     case F_SETLEASE:

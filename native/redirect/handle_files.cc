@@ -80,14 +80,12 @@ std::optional<Answer> OpenNamedFd(Supervisor& supervisor, const ToolCall& call, 
   if (named < 0) return std::nullopt;
   const int copy = supervisor.CopyFd(call, static_cast<uint64_t>(named));
   if (copy < 0) return std::nullopt;
-  const int file = supervisor.FileOf(call, static_cast<uint64_t>(named));
   struct stat status;
-  if ((flags & O_DIRECTORY) != 0 && file == ToolProcess::kLocal && fstat(copy, &status) == 0 &&
-      !S_ISDIR(status.st_mode)) {
+  if ((flags & O_DIRECTORY) != 0 && supervisor.FileOf(call, static_cast<uint64_t>(named)) == ToolProcess::kLocal &&
+      fstat(copy, &status) == 0 && !S_ISDIR(status.st_mode)) {
     close(copy);
     return Answer::Error(ENOTDIR);
   }
-  if (file != ToolProcess::kLocal) supervisor.files().AddReference(file);
   return supervisor.GiveLocalFile(call, copy, (flags & O_CLOEXEC) != 0);
 }
 
@@ -258,6 +256,7 @@ Answer HandleMap(Supervisor& supervisor, ToolCall& call) {
       (static_cast<uint64_t>(held.st_size) < size && ftruncate(copy, static_cast<off_t>(size)) != 0)) {
     error = ENOMEM;
   }
+  supervisor.files().NoteFilled(file);
   const uint64_t end = std::min(size, offset + length);
   for (uint64_t at = offset; at < end && error == 0;) {
     const uint64_t wanted = std::min(end - at, piece.size);

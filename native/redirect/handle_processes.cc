@@ -71,11 +71,8 @@ Answer HandleExecute(Supervisor& supervisor, ToolCall& call) {
     return Answer::Error(EACCES);
   }
   supervisor.NoteProgress();
-  // Memory, loader and clock page will be others, and files that close on exec close.
+  // Memory, loader and clock page will be others.
   call.process->prepared = false;
-  call.process->ForgetFds();
-  supervisor.files().NoteEndOfProcess();
-  supervisor.files().NoteSharing();
   return Answer::Continue();
 }
 
@@ -93,7 +90,6 @@ Answer HandleClone(Supervisor& supervisor, ToolCall& call) {
       supervisor.Say("the tool has too many processes: no more are started");
       return Answer::Error(EAGAIN);
     }
-    supervisor.files().NoteSharing();
   }
   return Answer::Continue();
 }

@@ -182,11 +182,7 @@ Answer HandleReceive(Supervisor& supervisor, ToolCall& call) {
 
 Answer HandleSendMessage(Supervisor& supervisor, ToolCall& call) {
   const SocketCall socket = SocketOf(supervisor, call);
-  if (socket.number == ToolProcess::kLocal) {
-    // Files may be passed on.
-    supervisor.files().NoteSharing();
-    return Answer::Continue();
-  }
+  if (socket.number == ToolProcess::kLocal) return Answer::Continue();
   if (socket.file == nullptr) return Answer::Error(EBADF);
   Message message;
   if (const int error = ReadMessage(supervisor, call, &message)) return Answer::Error(error);

@@ -16,9 +16,6 @@ Answer HandleChangeFolder(Supervisor& supervisor, ToolCall& call);
 Answer HandleMap(Supervisor& supervisor, ToolCall& call);
 
 // handle_descriptors.cc
-Answer HandleClose(Supervisor& supervisor, ToolCall& call);
-Answer HandleCloseRange(Supervisor& supervisor, ToolCall& call);
-Answer HandleDuplicate(Supervisor& supervisor, ToolCall& call);
 Answer HandleControlFile(Supervisor& supervisor, ToolCall& call);
 Answer HandleControlDevice(Supervisor& supervisor, ToolCall& call);
 

@@ -5,6 +5,7 @@
 #include <sys/types.h>
 
 #include <map>
+#include <vector>
 
 namespace penumbra {
 
@@ -18,8 +19,10 @@ class MovedFiles {
   MovedFiles& operator=(const MovedFiles&) = delete;
 
   bool empty() const { return moved_.empty(); }
-  /// `copy` stands for the guest's file from its present position on; it is taken over.
-  void Watch(int guest_fd, int copy);
+  /// `copy` stands for the guest's file from its present position on, in a call of this thread; it is taken over.
+  void Watch(int guest_fd, int copy, pid_t thread);
+  /// Files whose call is over: `thread` makes another one, or there is no such thread any more.
+  std::vector<int> Ended(pid_t thread) const;
   /// Bytes by which the host's kernel has gone on since the last question.
   off_t TakeMove(int guest_fd);
   void Forget(int guest_fd);
@@ -28,6 +31,7 @@ class MovedFiles {
   struct Moved {
     int copy;
     off_t seen;
+    pid_t thread;
   };
   std::map<int, Moved> moved_;
 };

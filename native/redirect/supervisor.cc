@@ -145,6 +145,7 @@ void Supervisor::Serve(int listener) {
       return;
     }
   }
+  if (!moved_.empty()) EndMovesOf(call.thread);
   const Answer answer = call.process == nullptr ? Answer::Error(EPERM) : Decide(call);
   Send(listener, call, answer);
   Tidy();
@@ -208,9 +209,6 @@ void Supervisor::Send(int listener, const ToolCall& call, const Answer& answer) 
 void Supervisor::Tidy() {
   for (const int folder : left_folders_) CloseLater(folder);
   left_folders_.clear();
-  if (processes_.ended() != ended_processes_) files_.NoteEndOfProcess();
-  ended_processes_ = processes_.ended();
-  for (const int guest_fd : files_.TakeUnused(root_)) CloseInGuest(guest_fd);
 }
 
 uint64_t Supervisor::guest_pid() {

@@ -135,7 +135,7 @@ class Supervisor {
   int FileOf(const ToolCall& call, uint64_t fd);
   /// From now on the host's kernel may copy out of `copy`, which is taken over: where it gets to is where the guest's
   /// file is to stand.
-  void FollowHost(int guest_fd, int copy) { moved_.Watch(guest_fd, copy); }
+  void FollowHost(const ToolCall& call, int guest_fd, int copy) { moved_.Watch(guest_fd, copy, call.thread); }
 
   /// Replaces a directory argument by the guest's. False: it is a local fd.
   bool TranslateFolder(const ToolCall& call, uint64_t* folder);
@@ -154,7 +154,6 @@ class Supervisor {
   bool ReplaceFile(const ToolCall& call, int source, int tool_fd, bool close_on_exec);
   /// A copy of an fd of the tool, or -errno.
   int CopyFd(const ToolCall& call, uint64_t fd);
-  void CloseInGuest(int guest_fd);
 
   /// EPERM, and a line that says what was refused.
   Answer Refuse(const ToolCall& call, const std::string& why = {});
@@ -168,9 +167,9 @@ class Supervisor {
   void NoteIdle();
   /// Lets the tool's time pass by so many nanoseconds; ends the run when it does so again and again.
   void PassTime(int64_t nanoseconds);
-  /// Nanoseconds that the tool has slept: its clocks are ahead of the guest's by so much. One from the start, so that what
-  /// the guest's kernel dates at the instant that stands still lies in the past, as programs expect (ls shows the year of
-  /// a file that does not).
+  /// Nanoseconds that the tool has slept: its clocks are ahead of the guest's by so much. One from the start, so that
+  /// what the guest's kernel dates at the instant that stands still lies in the past, as programs expect (ls shows the
+  /// year of a file that does not).
   int64_t slept = 1;
 
  private:
@@ -187,7 +186,12 @@ class Supervisor {
   size_t AskAll(const GuestCall* calls, size_t count, GuestKernel::Answer* answers);
   bool WillBeRead(const char* path, uint64_t flags) const;
   int64_t Judge(uint32_t number, const GuestKernel::Answer& answer);
+  void TakeMove(int guest_fd);
+  /// Copies of the host's kernel that this thread waited for.
+  void EndMovesOf(pid_t thread);
   void CloseLater(int guest_fd);
+  /// Closes in the guest what the tool has closed.
+  void CloseUnused();
   void Queue(const GuestCall& call);
   std::optional<Answer> TakeAhead(const ToolCall& call);
   void DropAhead();
@@ -215,7 +219,6 @@ class Supervisor {
   std::optional<uint64_t> guest_pid_;
   uint32_t idle_calls_ = 0;
   uint32_t sleeps_ = 0;
-  uint64_t ended_processes_ = 0;
   bool ending_ = false;
   RunReport report_;
 };

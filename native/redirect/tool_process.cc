@@ -176,7 +176,6 @@ bool ToolProcesses::DropEnded() {
     const ToolProcess* ended = processes_[pids[i]].get();
     std::erase_if(threads_, [&](const auto& entry) { return entry.second == ended; });
     processes_.erase(pids[i]);
-    ++ended_;
   }
   return true;
 }

@@ -22,9 +22,8 @@ struct GuestFolder {
 };
 
 struct ToolProcess {
-  static constexpr int kUnknown = -2;
+  /// Of an fd that is no file of the guest.
   static constexpr int kLocal = -1;
-  static constexpr int kMostCached = 1024;
 
   pid_t pid = 0;
   int folder = -1;  ///< /proc/PID; fails once the process is gone, whoever has its pid then
@@ -36,18 +35,13 @@ struct ToolProcess {
   std::string program;                     ///< its path
   std::string script;                      ///< path of a script that it interprets, as it was executed
   std::shared_ptr<const GuestFolder> cwd;  ///< none: the borrowed task's own
-  std::vector<int16_t> fds;                ///< guest's file behind each fd, or kUnknown, kLocal
 
-  ToolProcess() : fds(kMostCached, kUnknown) {}
+  ToolProcess() = default;
   ~ToolProcess();
   ToolProcess(const ToolProcess&) = delete;
   ToolProcess& operator=(const ToolProcess&) = delete;
 
   bool IsLoader(uint64_t instruction) const { return instruction - loader_start < loader_end - loader_start; }
-  void ForgetFd(int fd) {
-    if (fd >= 0 && fd < kMostCached) fds[fd] = kUnknown;
-  }
-  void ForgetFds() { std::fill(fds.begin(), fds.end(), static_cast<int16_t>(kUnknown)); }
 };
 
 /// The parent of a process of the host; -1 when there is no such process.
@@ -68,8 +62,6 @@ class ToolProcesses {
 
   ToolProcess* WithPid(pid_t pid);
   size_t count() const { return processes_.size(); }
-  /// How many have ended so far.
-  uint64_t ended() const { return ended_; }
 
   /// Drops those that have ended; returns whether there were any.
   bool DropEnded();
@@ -83,7 +75,6 @@ class ToolProcesses {
   ToolProcess* Adopt(pid_t pid, pid_t parent);
 
   const Policy& policy_;
-  uint64_t ended_ = 0;
   std::map<pid_t, std::unique_ptr<ToolProcess>> processes_;
   std::unordered_map<pid_t, ToolProcess*> threads_;
 };

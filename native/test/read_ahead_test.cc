@@ -141,14 +141,12 @@ class Reader {
     const int own = open(path.c_str(), flags);
     const int guest = static_cast<int>(OpenAhead(path, static_cast<uint64_t>(flags)));
     CHECK(own >= 0 && guest >= 0);
-    const int placeholder = supervisor_.files().Add(guest, process_.pid);
+    const int placeholder = supervisor_.files().Add(guest);
     const int tool = fcntl(placeholder, F_DUPFD_CLOEXEC, 0);
-    process_.ForgetFds();
     for (uint64_t steps = random_.Below(9); steps > 0; --steps) {
       Step(path, static_cast<uint64_t>(own), static_cast<uint64_t>(tool), S_ISDIR(status.st_mode));
     }
     for (const int fd : {own, tool, placeholder}) close(fd);
-    supervisor_.CloseInGuest(guest);
   }
 
   uint64_t entries() const { return kernel_.entries; }

@@ -97,7 +97,7 @@ struct Files {
   explicit Files(GuestFiles* files) {
     for (int i = 0; i < kCount; ++i) {
       const int number = kPlain + i;
-      const int placeholder = files->Add(number, getpid());
+      const int placeholder = files->Add(number);
       CHECK(placeholder >= 0 && dup2(placeholder, number) == number);
       close(placeholder);
     }
