@@ -218,6 +218,16 @@ t.test('tools against a guest', async (t) => {
     t.same(stdout.split('\n'), ['7 16 7 True', "5 b' world' True", '100 100 True', '']);
   });
 
+  await t.test('asked twice in a row', async (t) => {
+    const perl = (program: string) => run(guest, ['perl', '-e', program], { scratch: true });
+    const calls = async (times: number) => (await perl(`stat("/etc/passwd") for 1..${times}`)).guestCalls;
+    t.equal(await calls(1000), await calls(1), 'the guest is asked once');
+    const grown = 'open(F, ">>", "/tmp/grown"); print -s "/tmp/grown", " "; syswrite(F, "x" x $_); print -s F, " "';
+    t.equal((await perl(`for (1..4) { ${grown} }`)).stdout, '0 1 1 3 3 6 6 10 ', 'and again after a change');
+    const other = 'print((stat "/etc/passwd")[1] != (stat "/etc/hosts")[1], -e "/etc/passwd", -e "/nowhere" ? "" : 1)';
+    t.equal((await perl(other)).stdout, '111', 'another file is another question');
+  });
+
   await t.test('the budget', async (t) => {
     const { stdout, stderr } = await shell(
       'cat /etc/passwd | wc -l; find / > /dev/null 2>&1; cat /etc/passwd | wc -l',

@@ -37,6 +37,7 @@ int64_t Supervisor::Ask(uint32_t number, uint64_t a, uint64_t b, uint64_t c, uin
 }
 
 size_t Supervisor::Enter(const GuestCall* calls, size_t count, GuestKernel::Answer* answers) {
+  last_question_.value = -1;
   const Clock::time_point begin = Clock::now();
   const size_t done = guest_->Run(calls, count, answers);
   report_.guest_ms += std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
@@ -85,6 +86,7 @@ int64_t Supervisor::Judge(uint32_t number, const GuestKernel::Answer& answer) {
 }
 
 void Supervisor::Queue(const GuestCall& call) {
+  last_question_.value = -1;
   if (queued_.size() == kMostQueued) {
     GuestKernel::Answer answers[1];
     const GuestCall last = queued_.back();

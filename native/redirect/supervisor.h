@@ -15,6 +15,7 @@
 
 #include "redirect/guest_files.h"
 #include "redirect/guest_kernel.h"
+#include "redirect/last_question.h"
 #include "redirect/launch.h"
 #include "redirect/moved_files.h"
 #include "redirect/policy.h"
@@ -122,6 +123,9 @@ class Supervisor {
   /// shadow: what TakeAhead gives. `path` is in the window.
   int64_t OpenAhead(uint64_t folder, const WindowPiece& path, uint64_t flags, uint64_t mode);
 
+  /// What the guest was asked last, if anything can be said for a second time.
+  LastQuestion& last_question() { return last_question_; }
+
   /// Marshals by the rule's arguments and asks the guest, or the host where the path is a local one.
   Answer AskByRule(ToolCall& call);
 
@@ -205,6 +209,7 @@ class Supervisor {
   GuestFiles files_;
   MovedFiles moved_;
   ReadAhead ahead_;
+  LastQuestion last_question_;
   std::vector<GuestCall> queued_;      ///< to be made before the next call; nobody waits for what they return
   std::vector<uint8_t> notification_;  ///< of the size that the host's kernel wants
   int listener_ = -1;

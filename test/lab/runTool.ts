@@ -8,6 +8,7 @@ import type { RunOptions } from '../../src/redirect/run.js';
 export interface ToolResult {
   exit: number;
   leftOver: number;
+  guestCalls: number;
   stdout: string;
   stderr: string;
 }
@@ -24,8 +25,14 @@ export async function runTool(
   writeFileSync(at('in'), input);
   const fds = [openSync(at('in'), 'r'), openSync(at('out'), 'w'), openSync(at('err'), 'w')] as const;
   try {
-    const { exit, leftOver } = await guest.run(words, { budget: 0, environment: ['LANG=C'], fds, ...options });
-    return { exit, leftOver, stdout: readFileSync(at('out'), 'latin1'), stderr: readFileSync(at('err'), 'latin1') };
+    const { exit, leftOver, guestCalls } = await guest.run(words, {
+      budget: 0,
+      environment: ['LANG=C'],
+      fds,
+      ...options,
+    });
+    const text = (name: string): string => readFileSync(at(name), 'latin1');
+    return { exit, leftOver, guestCalls, stdout: text('out'), stderr: text('err') };
   } finally {
     for (const fd of fds) closeSync(fd);
     rmSync(folder, { recursive: true });
