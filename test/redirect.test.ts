@@ -1,9 +1,10 @@
 /** How the rules of redirection are compiled, and how redirected tools behave. */
-import { spawnSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { chmodSync, chownSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { constants, tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import t from 'tap';
 import { attach } from '../src/index.js';
 import { toolEnvironment } from '../src/redirect/environment.js';
@@ -17,6 +18,8 @@ import { labGuest } from './lab/driver.js';
 import { runTool as run } from './lab/runTool.js';
 
 t.setTimeout(300_000);
+
+const signals = fileURLToPath(new URL('../../test/signals.c', import.meta.url));
 
 t.test('the rules', async (t) => {
   const rules = redirectionRules();
@@ -116,6 +119,16 @@ t.test('tools against a guest', async (t) => {
   await t.test("children's ends break nothing off", async (t) => {
     const loop = 'i=0; while [ $i -lt 100 ]; do true | false | cat /etc/hosts || exit; i=$((i + 1)); done > /dev/null';
     t.match(await run(guest, ['dash', '-c', loop]), { exit: 0, stderr: '' });
+  });
+
+  await t.test('signals break off what waits, and nothing else', async (t) => {
+    const folder = mkdtempSync(join(tmpdir(), 'penumbra-signals-'));
+    t.teardown(() => rmSync(folder, { recursive: true }));
+    const program = join(folder, 'signals');
+    execFileSync('gcc', ['-O1', '-o', program, signals]);
+    const { stdout } = await run(guest, [program, '/etc/passwd']);
+    t.equal(stdout, execFileSync(program, ['/etc/passwd'], { encoding: 'latin1' }), 'as without redirection');
+    t.match(stdout, /^0 broken off, many signals\n/);
   });
 
   await t.test('the guest, and not the host', async (t) => {

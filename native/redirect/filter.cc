@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <linux/audit.h>
 #include <linux/seccomp.h>
-#include <signal.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
@@ -82,10 +81,12 @@ std::vector<sock_filter> BuildFilter(const Policy& policy) {
       Jump(BPF_JEQ, F_SETFD, 0, 1),
       Return(SECCOMP_RET_ALLOW),
       Return(SECCOMP_RET_USER_NOTIF),
-      // rt_sigaction(signal, ...)
-      Jump(BPF_JEQ, SYS_rt_sigaction, 0, 4),
-      Load(offsetof(seccomp_data, args[0])),
-      Jump(BPF_JEQ, SIGCHLD, 1, 0),
+      // rt_sigaction(signal, action, ...): without an action it only asks
+      Jump(BPF_JEQ, SYS_rt_sigaction, 0, 6),
+      Load(offsetof(seccomp_data, args[1])),
+      Jump(BPF_JEQ, 0, 0, 3),
+      Load(offsetof(seccomp_data, args[1]) + sizeof(uint32_t)),
+      Jump(BPF_JEQ, 0, 0, 1),
       Return(SECCOMP_RET_ALLOW),
       Return(SECCOMP_RET_USER_NOTIF),
       Jump(BPF_JGE, kX32Bit, 0, 1),

@@ -73,6 +73,7 @@ Answer HandleExecute(Supervisor& supervisor, ToolCall& call) {
   supervisor.NoteProgress();
   // Memory, loader and clock page will be others.
   call.process->prepared = false;
+  call.process->breaking_handlers.clear();
   return Answer::Continue();
 }
 
@@ -90,24 +91,6 @@ Answer HandleClone(Supervisor& supervisor, ToolCall& call) {
       supervisor.Say("the tool has too many processes: no more are started");
       return Answer::Error(EAGAIN);
     }
-  }
-  return Answer::Continue();
-}
-
-/// rt_sigaction for SIGCHLD (the filter lets all others pass). Any signal ends a call that waits to be taken up, also
-/// one like fork that a kernel never breaks off: with SA_RESTART the call is made again. A child's end is the signal
-/// that comes while its parent works; calls that wait for it (sigsuspend, poll) are not restarted.
-Answer HandleSignalAction(Supervisor&, ToolCall& call) {
-  struct {  // struct sigaction of the kernel, include/linux/signal_types.h
-    uint64_t handler, flags, restorer, mask;
-  } action;
-  const ToolMemory& memory = call.process->memory;
-  if (call.arguments[1] == 0 || !memory.ReadValue(call.arguments[1], &action)) return Answer::Continue();
-  const bool is_caught =
-      action.handler != reinterpret_cast<uint64_t>(SIG_DFL) && action.handler != reinterpret_cast<uint64_t>(SIG_IGN);
-  if (is_caught && (action.flags & SA_RESTART) == 0) {
-    action.flags |= SA_RESTART;
-    if (!memory.Write(call.arguments[1], &action, sizeof action)) return Answer::Error(EFAULT);
   }
   return Answer::Continue();
 }

@@ -24,6 +24,7 @@ constexpr Entry kHandlers[] = {
     {"execute", HandleExecute},
     {"clone", HandleClone},
     {"signal-action", HandleSignalAction},
+    {"signal-return", HandleSignalReturn},
     {"kill", HandleKill},
     {"thread-id", HandleThreadId},
     {"process-control", HandleProcessControl},

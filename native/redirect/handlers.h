@@ -22,11 +22,14 @@ Answer HandleControlDevice(Supervisor& supervisor, ToolCall& call);
 // handle_processes.cc
 Answer HandleExecute(Supervisor& supervisor, ToolCall& call);
 Answer HandleClone(Supervisor& supervisor, ToolCall& call);
-Answer HandleSignalAction(Supervisor& supervisor, ToolCall& call);
 Answer HandleKill(Supervisor& supervisor, ToolCall& call);
 Answer HandleThreadId(Supervisor& supervisor, ToolCall& call);
 Answer HandleProcessControl(Supervisor& supervisor, ToolCall& call);
 Answer HandleLimits(Supervisor& supervisor, ToolCall& call);
+
+// handle_signals.cc
+Answer HandleSignalAction(Supervisor& supervisor, ToolCall& call);
+Answer HandleSignalReturn(Supervisor& supervisor, ToolCall& call);
 
 // handle_transfers.cc
 Answer HandleWrite(Supervisor& supervisor, ToolCall& call);

@@ -133,6 +133,7 @@ ToolProcess* ToolProcesses::Adopt(pid_t pid, pid_t parent) {
   if (const ToolProcess* from = WithPid(parent)) {
     process->cwd = from->cwd;
     process->script = from->script;
+    process->breaking_handlers = from->breaking_handlers;
   }
   ToolProcess* adopted = process.get();
   processes_[pid] = std::move(process);

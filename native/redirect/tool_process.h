@@ -31,9 +31,11 @@ struct ToolProcess {
   ToolMemory memory;
   bool prepared = false;  ///< what follows is known of the program that it executes now
   uint64_t loader_start = 0, loader_end = 0;
-  uint32_t kinds = 0;                      ///< of the program, see ToolKind
-  std::string program;                     ///< its path
-  std::string script;                      ///< path of a script that it interprets, as it was executed
+  uint32_t kinds = 0;   ///< of the program, see ToolKind
+  std::string program;  ///< its path
+  std::string script;   ///< path of a script that it interprets, as it was executed
+  /// Signals that are to break calls off, and what catches them. Those that no longer are caught may still be here.
+  std::map<int, uint64_t> breaking_handlers;
   std::shared_ptr<const GuestFolder> cwd;  ///< none: the borrowed task's own
 
   ToolProcess() = default;
