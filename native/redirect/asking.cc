@@ -160,7 +160,8 @@ int64_t Supervisor::OpenAhead(uint64_t folder, const WindowPiece& path, uint64_t
 std::optional<Answer> Supervisor::TakeAhead(const ToolCall& call) {
   const bool lists = call.number == SYS_getdents64;
   if (ahead_.empty() || (call.number != SYS_read && !lists) || lists != ahead_.is_folder()) return std::nullopt;
-  if (files_.Resolve(*call.process, static_cast<int>(call.arguments[0])) != ahead_.guest_fd()) return std::nullopt;
+  if (files_.Resolve(*call.process, call.thread, static_cast<int>(call.arguments[0])) != ahead_.guest_fd())
+    return std::nullopt;
   const ReadAhead::Part& part = *ahead_.Next();
   const uint64_t there = part.bytes.size() - part.given;
   const uint64_t wanted = call.arguments[2];

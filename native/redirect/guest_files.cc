@@ -35,10 +35,10 @@ bool GuestFiles::NoteListed(int guest_fd, uint64_t bytes) {
   return file == nullptr || (file->listed += bytes) <= kMostListed;
 }
 
-int GuestFiles::Resolve(const ToolProcess& process, int fd) {
+int GuestFiles::Resolve(const ToolProcess& process, pid_t thread, int fd) {
   if (fd < 0) return ToolProcess::kLocal;
   // Asked each time: no other account stays true whatever threads, children and executed programs do.
-  const std::optional<int> number = Placeholders::NumberOf(process.folder, fd);
+  const std::optional<int> number = Placeholders::NumberOf(process.folder, thread, fd);
   return number && files_.contains(*number) ? *number : ToolProcess::kLocal;
 }
 

@@ -35,8 +35,8 @@ class GuestFiles {
   /// Counts what a directory gave. False: that is more than any has, and it may well have no end.
   bool NoteListed(int guest_fd, uint64_t bytes);
 
-  /// The guest's file behind `fd` of `process`: its number, or ToolProcess::kLocal.
-  int Resolve(const ToolProcess& process, int fd);
+  /// The guest's file behind `fd` of a thread of `process`: its number, or ToolProcess::kLocal.
+  int Resolve(const ToolProcess& process, pid_t thread, int fd);
 
   /// Files that nobody has open any more, removed from the table; the caller closes them in the guest.
   std::vector<int> TakeUnused();

@@ -66,7 +66,7 @@ int Supervisor::CopyFd(const ToolCall& call, uint64_t fd) {
 }
 
 int Supervisor::FileOf(const ToolCall& call, uint64_t fd) {
-  const int file = files_.Resolve(*call.process, static_cast<int>(fd));
+  const int file = files_.Resolve(*call.process, call.thread, static_cast<int>(fd));
   if (file == ToolProcess::kLocal || moved_.empty()) return file;
   TakeMove(file);
   return file;

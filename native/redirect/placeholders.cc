@@ -115,11 +115,16 @@ std::vector<int> Placeholders::TakeClosed() {
   return closed;
 }
 
-std::optional<int> Placeholders::NumberOf(int folder, int fd) {
-  char link[24];
+std::optional<int> Placeholders::NumberOf(int folder, pid_t thread, int fd) {
+  char link[48];
   std::snprintf(link, sizeof link, "fd/%d", fd);
   char target[96];
-  const ssize_t length = readlinkat(folder, link, target, sizeof target);
+  ssize_t length = readlinkat(folder, link, target, sizeof target);
+  if (length < 0) {
+    // The first thread shows none once it has ended; others may run on.
+    std::snprintf(link, sizeof link, "task/%d/fd/%d", thread, fd);
+    length = readlinkat(folder, link, target, sizeof target);
+  }
   if (length <= 0) return std::nullopt;
   std::string_view text(target, static_cast<size_t>(length));
   if (!text.starts_with(kLinkBegin) || !text.ends_with(kLinkEnd)) return std::nullopt;

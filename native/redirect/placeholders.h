@@ -2,6 +2,8 @@
 #ifndef PENUMBRA_NATIVE_REDIRECT_PLACEHOLDERS_H_
 #define PENUMBRA_NATIVE_REDIRECT_PLACEHOLDERS_H_
 
+#include <sys/types.h>
+
 #include <map>
 #include <optional>
 #include <vector>
@@ -30,8 +32,8 @@ class Placeholders {
   /// Files of the guest, each as often as something that stood for it was closed for the last time.
   std::vector<int> TakeClosed();
 
-  /// The file of the guest that `fd` of a process stands for; `folder` is /proc/PID.
-  static std::optional<int> NumberOf(int folder, int fd);
+  /// The file of the guest that `fd` of a thread stands for; `folder` is /proc/PID.
+  static std::optional<int> NumberOf(int folder, pid_t thread, int fd);
 
  private:
   struct Kept {
