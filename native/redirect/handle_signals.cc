@@ -105,7 +105,8 @@ Answer HandleSignalAction(Supervisor&, ToolCall& call) {
       action.handler != reinterpret_cast<uint64_t>(SIG_DFL) && action.handler != reinterpret_cast<uint64_t>(SIG_IGN);
   if (is_caught && (action.flags & SA_RESTART) == 0) {
     action.flags |= kAdded;
-    if (!memory.Write(call.arguments[1], &action, sizeof action)) return Answer::Error(EFAULT);
+    // Memory that is only to be read: the handler stays as it is, and may break off calls that no kernel does.
+    if (!memory.Write(call.arguments[1], &action, sizeof action)) return Answer::Continue();
     breaking[signal] = action.handler;
     return Answer::Continue();
   }
