@@ -10,6 +10,7 @@ import { type AttachOptions, Guest } from './schedule/guest.js';
 export { type ErrorCode, GuestError, PenumbraError } from './errors.js';
 export { type GuestRecord, listGuests } from './hypervisor/discover.js';
 export { type MemoryMapping, readMemoryMaps } from './inspect/memoryMaps.js';
+export type { Question } from './inspect/moment.js';
 export * from './inspect/records.js';
 export type { AbsenceReason, AbsentRange } from './kernel/absentPage.js';
 export type { Kernel } from './kernel/kernel.js';

@@ -4,7 +4,7 @@ import { chmod, mkdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import t from 'tap';
+import t, { type Test } from 'tap';
 import { cpioArchive } from '../../src/lab/cpio.js';
 import {
   completeSpec,
@@ -115,15 +115,7 @@ t.test('one guest, asked for everything', async (t) => {
 
 t.test('a guest does not outlive a killed process', async (t) => {
   // A folder of its own: in the common one, any guest that another test starts would remove what is left.
-  const temporary = mkdtempSync(join(tmpdir(), 'penumbra-test-'));
-  const before = process.env.TMPDIR;
-  process.env.TMPDIR = temporary;
-  t.teardown(async () => {
-    if (before === undefined) delete process.env.TMPDIR;
-    else process.env.TMPDIR = before;
-    await rm(temporary, { recursive: true });
-  });
-
+  ownFolder(t, 'TMPDIR');
   const module = new URL('../../src/lab/index.js', import.meta.url).href;
   const program = `import { LabGuest } from '${module}'; const g = await LabGuest.start();
     console.log(JSON.stringify({ pid: g.pid, folder: g.folder })); await g.run('sleep 1000', 1e6);`;
@@ -141,14 +133,7 @@ t.test('a guest does not outlive a killed process', async (t) => {
 });
 
 t.test('lab up, ls, down', async (t) => {
-  const runtime = mkdtempSync(join(tmpdir(), 'penumbra-test-'));
-  const before = process.env.XDG_RUNTIME_DIR;
-  process.env.XDG_RUNTIME_DIR = runtime;
-  t.teardown(async () => {
-    if (before === undefined) delete process.env.XDG_RUNTIME_DIR;
-    else process.env.XDG_RUNTIME_DIR = before;
-    await rm(runtime, { recursive: true });
-  });
+  const runtime = ownFolder(t, 'XDG_RUNTIME_DIR');
 
   t.same(await labList(), []);
   const up = await labUp('one', { ram: 'file' });
@@ -218,3 +203,16 @@ t.test('a guest that does not come up says why', async (t) => {
   await t.rejects(LabGuest.start({}, { folder }), { code: 'BAD_ARGUMENT', message: /too long a path/ });
   t.notOk(existsSync(folder));
 });
+
+/** Makes an environment variable name a new folder, for the time of the test. */
+function ownFolder(t: Test, variable: string): string {
+  const folder = mkdtempSync(join(tmpdir(), 'penumbra-test-'));
+  const before = process.env[variable];
+  process.env[variable] = folder;
+  t.teardown(async () => {
+    if (before === undefined) delete process.env[variable];
+    else process.env[variable] = before;
+    await rm(folder, { recursive: true });
+  });
+  return folder;
+}
