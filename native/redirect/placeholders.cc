@@ -21,13 +21,6 @@ constexpr char kNameFormat[] = "penumbra:%d";
 constexpr std::string_view kLinkBegin = "/memfd:penumbra:";
 constexpr std::string_view kLinkEnd = " (deleted)";
 
-int MakeMemory(int guest_fd) {
-  char name[32];
-  std::snprintf(name, sizeof name, kNameFormat, guest_fd);
-  const int memory = memfd_create(name, MFD_CLOEXEC);
-  return memory < 0 ? -errno : memory;
-}
-
 }  // namespace
 
 Placeholders::Placeholders()
@@ -46,7 +39,6 @@ Placeholders::~Placeholders() {
   close(events_);
 }
 
-/// Only files opened by a path are told of: those of memfd_create are not since 6.14.
 int Placeholders::OpenAgain(int fd, int flags) const {
   char name[16];
   std::snprintf(name, sizeof name, "%d", fd);
@@ -54,24 +46,36 @@ int Placeholders::OpenAgain(int fd, int flags) const {
   return again < 0 ? -errno : again;
 }
 
-int Placeholders::Watch(int memory, int guest_fd) {
+// Kernels since 6.14 tell nothing of the file that memfd_create gives, those before tell of its end as of any other: it
+// has to be gone before the memory is watched.
+int Placeholders::MakeMemory(int guest_fd, int flags) const {
+  char name[32];
+  std::snprintf(name, sizeof name, kNameFormat, guest_fd);
+  const int memory = memfd_create(name, MFD_CLOEXEC);
+  if (memory < 0) return -errno;
+  const int again = OpenAgain(memory, flags);
+  close(memory);
+  return again;
+}
+
+int Placeholders::Watch(int file, const Watched& watched) {
   char path[32];
-  std::snprintf(path, sizeof path, "/proc/self/fd/%d", memory);
+  std::snprintf(path, sizeof path, "/proc/self/fd/%d", file);
   const int watch = inotify_add_watch(events_, path, IN_CLOSE);
   if (watch < 0) return -errno;
-  watched_[watch] = guest_fd;
+  watched_[watch] = watched;
   return 0;
 }
 
 int Placeholders::Open(int guest_fd) {
   auto known = kept_.find(guest_fd);
   if (known == kept_.end()) {
-    const int memory = MakeMemory(guest_fd);
-    if (memory < 0) return memory;
-    int path = Watch(memory, guest_fd);
-    if (path == 0) path = OpenAgain(memory, O_PATH);
-    close(memory);
+    const int path = MakeMemory(guest_fd, O_PATH);
     if (path < 0) return path;
+    if (const int error = Watch(path, {guest_fd, false})) {
+      close(path);
+      return error;
+    }
     known = kept_.emplace(guest_fd, Kept{path, false}).first;
   }
   Kept& kept = known->second;
@@ -86,16 +90,12 @@ void Placeholders::NoteFilled(int guest_fd) {
 }
 
 int Placeholders::OpenAnother(int guest_fd) {
-  const int memory = MakeMemory(guest_fd);
-  if (memory < 0) return memory;
-  int file = OpenAgain(memory, O_RDWR);
-  if (file >= 0) {
-    if (const int error = Watch(memory, guest_fd)) {
-      close(file);
-      file = error;
-    }
+  const int file = MakeMemory(guest_fd, O_RDWR);
+  if (file < 0) return file;
+  if (const int error = Watch(file, {guest_fd, true})) {
+    close(file);
+    return error;
   }
-  close(memory);
   return file;
 }
 
@@ -108,7 +108,11 @@ std::vector<int> Placeholders::TakeClosed() {
       std::memcpy(&event, at, sizeof event);
       const auto watched = watched_.find(event.wd);
       if (watched == watched_.end()) continue;
-      if ((event.mask & IN_CLOSE) != 0) closed.push_back(watched->second);
+      if ((event.mask & IN_CLOSE) != 0) {
+        closed.push_back(watched->second.guest_fd);
+        // While it is watched the memory stays.
+        if (watched->second.once) inotify_rm_watch(events_, event.wd);
+      }
       if ((event.mask & IN_IGNORED) != 0) watched_.erase(watched);
     }
   }

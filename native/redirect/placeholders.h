@@ -36,18 +36,24 @@ class Placeholders {
   static std::optional<int> NumberOf(int folder, pid_t thread, int fd);
 
  private:
+  struct Watched {
+    int guest_fd;
+    bool once;  ///< it is opened a single time
+  };
   struct Kept {
     int path;  ///< opened with O_PATH, which counts as nothing to inotify
     bool filled;
   };
 
-  int Watch(int memory, int guest_fd);
+  /// A new file in memory, opened by its path.
+  int MakeMemory(int guest_fd, int flags) const;
   int OpenAgain(int fd, int flags) const;
+  int Watch(int file, const Watched& watched);
 
   int events_ = -1;
-  int own_files_ = -1;          ///< /proc/self/fd
-  std::map<int, Kept> kept_;    ///< by the guest's number
-  std::map<int, int> watched_;  ///< watch descriptor: the guest's number
+  int own_files_ = -1;              ///< /proc/self/fd
+  std::map<int, Kept> kept_;        ///< by the guest's number
+  std::map<int, Watched> watched_;  ///< by watch descriptor
 };
 
 }  // namespace penumbra

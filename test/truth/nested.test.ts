@@ -198,6 +198,7 @@ function checkLook(
   t.equal(answers.engine, engine);
   t.equal(answers.passwd, before.passwd);
   t.equal(answers.tree, before.tree);
+  t.equal(answers.files, before.files);
   t.equal(`${answers.uname.join(' ')} GNU/Linux\n`, before.uname);
   t.equal(answers.pti, spec.pti);
   t.equal(answers.vcpus, spec.vcpus);

@@ -14,6 +14,7 @@ import { listDirectory } from '../../../src/inspect/listDirectory.js';
 import { readWholeFile } from '../../../src/inspect/readFile.js';
 import { uname } from '../../../src/inspect/uname.js';
 import { LabGuest } from '../../../src/lab/index.js';
+import { runTool } from '../runTool.js';
 import { TruthMonitor } from '../truthMonitor.js';
 import type {
   Answers,
@@ -33,6 +34,7 @@ const CALL_TIMEOUT_MS = 60_000;
 const GUEST_TIMEOUT_MS = 300_000;
 const RESCUE_PATIENCE_MS = 60_000;
 const TREE = '/srv/tree';
+const SOME_FOLDERS = '/srv';
 
 const penumbraProgram = fileURLToPath(new URL('../../../../bin/penumbra', import.meta.url));
 const holdProgram = fileURLToPath(new URL('hold.js', import.meta.url));
@@ -43,6 +45,7 @@ const QUESTIONS: Record<keyof Truth, string> = {
   uname: 'uname -a',
   tree: `cd ${TREE}; stat -c '%n %s %f %u %g' *`,
   uptime: 'cat /proc/uptime',
+  files: `find ${SOME_FOLDERS}`,
 };
 
 type Report = (event: LookEvent) => void;
@@ -135,11 +138,17 @@ async function askEverything(guest: Guest): Promise<Answers> {
       })
       .join(''),
     uptime: (await readWholeFile(guest, '/proc/uptime')).toString('latin1'),
+    files: await redirectedFind(guest),
     engine: info.engine,
     pti: info.kernel.pti,
     vcpus: info.vcpus,
     slide: info.kernel.slide.toString(16),
   };
+}
+
+async function redirectedFind(guest: Guest): Promise<string> {
+  const { exit, stdout, stderr } = await runTool(guest, ['/bin/busybox', 'find', ...SOME_FOLDERS.split(' ')]);
+  return exit === 0 && stderr === '' ? stdout : `${exit}: ${stderr}`;
 }
 
 async function truthOf(lab: LabGuest): Promise<Truth> {

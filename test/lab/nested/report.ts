@@ -37,6 +37,8 @@ export interface Truth {
   /** name, size, mode in hexadecimal, uid, gid */
   tree: string;
   uptime: string;
+  /** names of files in some folders */
+  files: string;
 }
 
 export interface Answers {
@@ -45,6 +47,8 @@ export interface Answers {
   uname: string[];
   tree: string;
   uptime: string;
+  /** by L1's own find, redirected: its output, or what went wrong */
+  files: string;
   /** the engine that ran the calls */
   engine: string;
   pti: boolean;
