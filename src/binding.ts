@@ -241,7 +241,7 @@ export interface NativeGuest {
    */
   enter(timeoutMs: number, short: boolean): Promise<EnterReport>;
   run(batch: Buffer): Promise<NativeBatchResult>;
-  /** Enters for a short time, runs the batch and leaves, without anybody in between; it has left on failure too. */
+  /** Enters for a short time, runs the batch and leaves, without anybody in between; when it fails `leave` has to follow. */
   ask(timeoutMs: number, batch: Buffer): Promise<NativeAskReport>;
   /** Runs a tool against the shadow; resolves when its last process has ended. */
   redirect(request: NativeRedirectRequest): Promise<NativeRunReport>;

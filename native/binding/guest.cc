@@ -228,23 +228,19 @@ class Guest final : public Napi::ObjectWrap<Guest> {
     });
   }
 
-  /// A whole look at the guest that is one batch: enters, runs it, and leaves whatever comes of it.
+  /// A whole look at the guest that is one batch: enters, runs it and leaves. When it throws, the guest stands still
+  /// afterwards.
   Napi::Value Ask(const Napi::CallbackInfo& info) {
     const double limit = info[0].As<Napi::Number>().DoubleValue();
-    return Post(info,
-                [limit, bytes = std::make_shared<const BatchBytes>(info[1])](GuestState& state) -> GuestThread::Reply {
-                  const Batch batch = bytes->batch();
-                  auto answer = std::make_shared<AskReport>();
-                  try {
-                    answer->entered = state.Enter(VcpuControl::Stop::kShort, After(limit));
-                    answer->result = state.RequireShadow().Run(batch);
-                  } catch (...) {
-                    state.Leave();
-                    throw;
-                  }
-                  answer->standstill = state.Leave();
-                  return [answer](Napi::Env env) { return ToJavaScript(env, std::move(*answer)); };
-                });
+    const auto bytes = std::make_shared<const BatchBytes>(info[1]);
+    return Post(info, [limit, bytes](GuestState& state) -> GuestThread::Reply {
+      const Batch batch = bytes->batch();
+      auto answer = std::make_shared<AskReport>();
+      answer->entered = state.Enter(VcpuControl::Stop::kShort, After(limit));
+      answer->result = state.RequireShadow().Run(batch);
+      answer->standstill = state.Leave();
+      return [answer](Napi::Env env) { return ToJavaScript(env, std::move(*answer)); };
+    });
   }
 
   /// Runs a tool against the shadow that was entered. When the budget ran out the guest runs again afterwards.

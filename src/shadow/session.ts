@@ -1,6 +1,6 @@
 import { clearTimeout, setTimeout } from 'node:timers';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { EnterReport, NativeGuest, ShadowStatistics, StopClass } from '../binding.js';
+import type { EnterReport, NativeAskReport, NativeGuest, ShadowStatistics, StopClass } from '../binding.js';
 import { PenumbraError } from '../errors.js';
 import type { Kernel } from '../kernel/kernel.js';
 import { answersOf, type BatchOptions } from './answers.js';
@@ -154,17 +154,7 @@ export class ShadowSession {
     signal?: AbortSignal,
   ): Promise<NativeStepResult[]> {
     const encoded = encodeBatch(steps);
-    return this.#inTurn(() =>
-      this.#retry(async () => {
-        await this.#follow(false);
-        this.counts.stops += 1;
-        const { entered, result, standstillNs } = await this.#native.ask(stopTimeout, encoded);
-        const stopClass = stopClassOf(entered.stopClass);
-        this.counts.byClass[stopClass] += 1;
-        this.#countStandstill(standstillNs);
-        return answersOf(steps, result, options, stopClass, this.#kernel);
-      }, signal),
-    );
+    return this.#inTurn(() => this.#retry(() => this.#askOnce(steps, encoded, options), signal));
   }
 
   /**
@@ -268,6 +258,22 @@ export class ShadowSession {
       shadow?.close();
       this.#countStandstill(await this.#native.leave());
     }
+  }
+
+  async #askOnce(steps: readonly BatchStep[], encoded: Buffer, options: BatchOptions): Promise<NativeStepResult[]> {
+    await this.#follow(false);
+    this.counts.stops += 1;
+    let report: NativeAskReport;
+    try {
+      report = await this.#native.ask(stopTimeout, encoded);
+    } catch (error) {
+      this.#countStandstill(await this.#native.leave());
+      throw error;
+    }
+    const stopClass = stopClassOf(report.entered.stopClass);
+    this.counts.byClass[stopClass] += 1;
+    this.#countStandstill(report.standstillNs);
+    return answersOf(steps, report.result, options, stopClass, this.#kernel);
   }
 
   #countStandstill(nanoseconds: number): void {
