@@ -146,6 +146,7 @@ export interface NativeRunReport {
   notifications: number;
   guestCalls: number;
   guestEntries: number;
+  foreseen: number;
   continued: number;
   guestMs: number;
   handlingMs: number;

@@ -19,6 +19,8 @@
 #include "hypervisor/vcpu_control.h"
 #include "memory/guest_ram.h"
 #include "memory/scan.h"
+#include "redirect/foresight.h"
+#include "redirect/shadow_kernel.h"
 #include "shadow/shadow.h"
 
 namespace penumbra {
@@ -252,8 +254,12 @@ class Guest final : public Napi::ObjectWrap<Guest> {
         [request = std::move(request), interrupter = interrupter_](GuestState& state) mutable -> GuestThread::Reply {
           Shadow& shadow = state.RequireShadow();
           ShadowKernel kernel(&shadow, request.next_file, GuestFiles::kFirst);
-          Supervisor supervisor(&kernel, std::move(request.policy));
-          const Standstill standstill = {request.budget_ms, [&state] { return state.LetGo(); }};
+          Foresight foresight(&kernel);
+          Supervisor supervisor(&foresight, std::move(request.policy));
+          const Standstill standstill = {request.budget_ms, [&] {
+                                           foresight.Rest();
+                                           return state.LetGo();
+                                         }};
           const RunReport report = supervisor.Run(request.launch, interrupter, standstill);
           return [report](Napi::Env env) { return ToJavaScript(env, report); };
         });

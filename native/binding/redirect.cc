@@ -72,6 +72,7 @@ Napi::Value ToJavaScript(Napi::Env env, const RunReport& report) {
   object.Set("notifications", static_cast<double>(report.notifications));
   object.Set("guestCalls", static_cast<double>(report.guest_calls));
   object.Set("guestEntries", static_cast<double>(report.guest_entries));
+  object.Set("foreseen", static_cast<double>(report.foreseen));
   object.Set("continued", static_cast<double>(report.continued));
   object.Set("guestMs", report.guest_ms);
   object.Set("handlingMs", report.handling_ms);

@@ -39,7 +39,7 @@ int64_t Supervisor::Ask(uint32_t number, uint64_t a, uint64_t b, uint64_t c, uin
 size_t Supervisor::Enter(const GuestCall* calls, size_t count, GuestKernel::Answer* answers) {
   last_question_.value = -1;
   const Clock::time_point begin = Clock::now();
-  const size_t done = guest_->Run(calls, count, answers);
+  const size_t done = guest_->Run(calls, count, taken_, answers);
   report_.guest_ms += std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
   report_.guest_calls += done;
   ++report_.guest_entries;

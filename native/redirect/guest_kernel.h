@@ -43,12 +43,15 @@ class GuestKernel {
   virtual GuestWindow window() const = 0;
 
   /// Runs up to kMostCalls system calls one after the other, entering the shadow once. Pointers among the arguments lie
-  /// in the window. Returns how many have an answer: the first that fails is the last of them. After a failure further
-  /// calls may be made.
-  virtual size_t Run(const GuestCall* calls, size_t count, Answer* answers) = 0;
+  /// in the first `used` bytes of the window. Returns how many have an answer: the first that fails is the last of
+  /// them. After a failure further calls may be made.
+  virtual size_t Run(const GuestCall* calls, size_t count, uint64_t used, Answer* answers) = 0;
 
   /// Of the last call that failed: a code of src/errors.ts and a sentence.
   virtual const std::string& failure() const = 0;
+
+  /// How many of the lists had been run before they were asked for.
+  virtual uint64_t foreseen() const { return 0; }
 };
 
 }  // namespace penumbra

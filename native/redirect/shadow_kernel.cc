@@ -43,7 +43,7 @@ Batch ShadowKernel::Encode(const GuestCall* calls, size_t count) {
   return Batch(reinterpret_cast<const uint8_t*>(encoded_.data()), size);
 }
 
-size_t ShadowKernel::Run(const GuestCall* calls, size_t count, Answer* answers) {
+size_t ShadowKernel::Run(const GuestCall* calls, size_t count, uint64_t, Answer* answers) {
   const BatchResult result = shadow_->Run(Encode(calls, count));
   size_t answered = 0;
   for (const int64_t value : result.values) answers[answered++] = {value, false, false};

@@ -23,7 +23,7 @@ class ShadowKernel final : public GuestKernel {
   ShadowKernel(Shadow* shadow, const NextFile& where, uint32_t first_file);
 
   GuestWindow window() const override { return window_; }
-  size_t Run(const GuestCall* calls, size_t count, Answer* answers) override;
+  size_t Run(const GuestCall* calls, size_t count, uint64_t used, Answer* answers) override;
   const std::string& failure() const override { return failure_; }
 
  private:

@@ -73,6 +73,7 @@ RunReport Supervisor::Run(const LaunchRequest& request, std::shared_ptr<RunInter
     Loop(&tool, standstill);
   }
   report_.total_ms = Milliseconds(Clock::now() - begin);
+  report_.foreseen = guest_->foreseen();
   report_.refused.assign(refused_.begin(), refused_.end());
   return report_;
 }

@@ -70,8 +70,9 @@ struct RunReport {
   uint64_t notifications = 0;
   uint64_t guest_calls = 0;
   uint64_t guest_entries = 0;  ///< how often the shadow was entered for them
+  uint64_t foreseen = 0;       ///< of these, before they were asked for
   uint64_t continued = 0;
-  double guest_ms = 0;     ///< in the guest's kernel
+  double guest_ms = 0;     ///< waiting for the guest's kernel
   double handling_ms = 0;  ///< from taking a call up until it is answered, guest_ms included
   double total_ms = 0;
   std::vector<std::pair<std::string, uint64_t>> refused;  ///< names of calls that were refused, and how often

@@ -32,7 +32,7 @@ uint64_t HostileKernel::Extreme() {
   return random_->Chance(20) ? value + random_->Below(5) - 2 : value;
 }
 
-size_t HostileKernel::Run(const GuestCall* calls, size_t count, Answer* answers) {
+size_t HostileKernel::Run(const GuestCall* calls, size_t count, uint64_t, Answer* answers) {
   for (size_t i = 0; i < count; ++i) {
     answers[i] = Call(calls[i].number, calls[i].arguments);
     if (answers[i].failed) return i + 1;

@@ -21,7 +21,7 @@ class HostileKernel final : public GuestKernel {
 
   void SetWindow(uint64_t size);
   GuestWindow window() const override { return {memory_.get(), kAddress, size_}; }
-  size_t Run(const GuestCall* calls, size_t count, Answer* answers) override;
+  size_t Run(const GuestCall* calls, size_t count, uint64_t, Answer* answers) override;
   const std::string& failure() const override { return failure_; }
 
   uint64_t calls() const { return calls_; }

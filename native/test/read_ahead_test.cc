@@ -32,7 +32,7 @@ class OwnKernel final : public GuestKernel {
  public:
   GuestWindow window() const override { return {memory_.get(), reinterpret_cast<uint64_t>(memory_.get()), kSize}; }
 
-  size_t Run(const GuestCall* calls, size_t count, Answer* answers) override {
+  size_t Run(const GuestCall* calls, size_t count, uint64_t, Answer* answers) override {
     ++entries;
     for (size_t i = 0; i < count; ++i) answers[i] = {Make(calls[i], answers), false, false};
     return count;

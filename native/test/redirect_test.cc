@@ -125,7 +125,7 @@ class EndlessKernel final : public GuestKernel {
  public:
   GuestWindow window() const override { return {memory_.get(), kAddress, kSize}; }
 
-  size_t Run(const GuestCall* calls, size_t count, Answer* answers) override {
+  size_t Run(const GuestCall* calls, size_t count, uint64_t, Answer* answers) override {
     constexpr uint16_t kRecord = 24;
     uint8_t* entries = memory_.get() + (calls[0].arguments[1] - kAddress);
     const uint64_t length = calls[0].arguments[2] / kRecord * kRecord;

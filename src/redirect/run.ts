@@ -32,7 +32,9 @@ export interface RunResult {
   guestCalls: number;
   /** how often the shadow was entered for them */
   guestEntries: number;
-  /** milliseconds: from the tool's start to its end, in the supervisor, in the guest's kernel */
+  /** how many of these entries had been made before the tool asked */
+  foreseen: number;
+  /** milliseconds: from the tool's start to its end, in the supervisor, waiting for the guest's kernel */
   milliseconds: { total: number; handling: number; guest: number };
 }
 
@@ -90,6 +92,7 @@ export function runResult(report: NativeRunReport): RunResult {
     notifications: report.notifications,
     guestCalls: report.guestCalls,
     guestEntries: report.guestEntries,
+    foreseen: report.foreseen,
     milliseconds: { total, handling, guest },
   };
 }

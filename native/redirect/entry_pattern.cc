@@ -1,0 +1,318 @@
+#include "redirect/entry_pattern.h"
+
+#include <fcntl.h>
+#include <sys/syscall.h>
+
+#include <algorithm>
+#include <cstring>
+#include <iterator>
+#include <utility>
+
+namespace penumbra {
+
+namespace {
+
+constexpr size_t kMostListings = 8;
+constexpr size_t kMostEntries = 1 << 16;
+constexpr size_t kMostName = 255;  // NAME_MAX
+constexpr size_t kMostHistory = 64;
+constexpr size_t kMostPaths = 64;
+constexpr uint64_t kMostRoom = 160 << 10;  // of a question; programs read environments by 128 KiB
+
+constexpr std::string_view kFolders[] = {"/proc/", "/sys/"};
+/// Entries of /proc/PID that lead somewhere else, and directories full of such.
+constexpr std::string_view kLinks[] = {"root", "cwd", "exe"};
+constexpr std::string_view kFoldersOfLinks[] = {"fd", "map_files"};
+
+template <size_t count>
+bool IsOneOf(std::string_view name, const std::string_view (&names)[count]) {
+  return std::find(std::begin(names), std::end(names), name) != std::end(names);
+}
+
+/// Whether it is a file of /proc or /sys, or what an entry there stands for when that is not going to be opened.
+bool StaysInside(std::string_view path, bool is_opened) {
+  if (std::none_of(std::begin(kFolders), std::end(kFolders),
+                   [&](std::string_view folder) { return path.starts_with(folder); }))
+    return false;
+  std::string_view before;
+  for (size_t at = 0; at < path.size();) {
+    const size_t end = std::min(path.find('/', at), path.size());
+    const std::string_view name = path.substr(at, end - at);
+    const bool is_last = path.find_first_not_of('/', end) == std::string_view::npos;
+    const bool leads_out = IsOneOf(name, kLinks) || (!name.empty() && IsOneOf(before, kFoldersOfLinks));
+    if (name == ".." || (leads_out && (is_opened || !is_last))) return false;
+    before = name;
+    at = end + 1;
+  }
+  return true;
+}
+
+}  // namespace
+
+void EntryPattern::Interrupt() {
+  history_begin_ += history_.size();
+  history_.clear();
+  planned_for_ = nullptr;
+}
+
+void EntryPattern::Note(const Question& question, const std::vector<Reply>& replies, bool was_planned) {
+  bool may_plan = !was_planned;
+  // The outermost directory whose next entry this is: what is asked of its entries contains the rest.
+  for (const std::shared_ptr<Listing>& listing : listings_) {
+    for (size_t i = 0; i < question.calls.size(); ++i) {
+      const std::optional<Match> match = FindEntry(*listing, question.calls[i], i);
+      if (!match) continue;
+      const uint64_t before = generation_;
+      if (listing->current != match->entry) NoteEntry(listing, match->entry, question, replies, may_plan);
+      may_plan = may_plan && generation_ == before;
+      break;
+    }
+  }
+  Noted noted{question, {}, CanBePlanned(question)};
+  for (const Reply& reply : replies) noted.values.push_back(reply.value);
+  history_.push_back(std::move(noted));
+  if (history_.size() > kMostHistory) {
+    history_.pop_front();
+    ++history_begin_;
+  }
+  NoteOpened(question, replies);
+  NoteListed(question, replies);
+}
+
+void EntryPattern::NoteEntry(const std::shared_ptr<Listing>& listing, uint32_t entry, const Question& question,
+                             const std::vector<Reply>& replies, bool may_plan) {
+  if (listing->current) {
+    Type& type = listing->types[listing->entries[*listing->current].type];
+    if (const std::shared_ptr<const Template> steps = MakeTemplate(*listing)) type.steps = steps;
+    if (planned_for_ == listing && listing->entries[cursor_].type == listing->entries[*listing->current].type) {
+      steps_ = type.steps;
+    }
+  }
+  Type& type = listing->types[listing->entries[entry].type];
+  const uint32_t last = type.last;
+  type.last = entry;
+  listing->current = entry;
+  listing->begin = history_begin_ + history_.size();
+  if (!may_plan || type.steps == nullptr || last >= entry) return;
+  const uint8_t kind = listing->entries[entry].type;
+  for (uint32_t i = last + 1; i < entry; ++i) {
+    if (listing->entries[i].type == kind) return;
+  }
+  // It must begin as the one before did.
+  const Step& first = type.steps->front();
+  if (first.planned.question.calls.size() != question.calls.size()) return;
+  for (size_t i = 0; i < question.calls.size(); ++i) {
+    if (first.planned.question.calls[i].shape != question.calls[i].shape) return;
+  }
+  planned_for_ = listing;
+  steps_ = type.steps;
+  cursor_ = entry;
+  begun_.emplace();
+  for (const Reply& reply : replies) begun_->push_back(reply.value);
+  ++generation_;
+}
+
+std::shared_ptr<const EntryPattern::Template> EntryPattern::MakeTemplate(const Listing& listing) const {
+  if (listing.begin < history_begin_) return nullptr;
+  Template steps;
+  std::map<uint64_t, std::pair<size_t, size_t>> opened;
+  for (size_t i = listing.begin - history_begin_; i < history_.size(); ++i) {
+    const Noted& noted = history_[i];
+    Step step{{noted.question, {}}, {}, noted.can_be_planned};
+    for (size_t k = 0; k < noted.question.calls.size(); ++k) {
+      const Question::Call& call = noted.question.calls[k];
+      const std::optional<Match> match = FindEntry(listing, call, k);
+      if (match && match->entry == *listing.current) step.names.push_back(match->place);
+      if (!DependsOnFile(call)) continue;
+      const uint8_t file = call.shape->file;
+      const auto from = opened.find(call.arguments[file]);
+      if (from != opened.end()) {
+        step.planned.links.push_back({k, file, from->second.first, from->second.second});
+      } else if (call.arguments[file] != listing.file || call.shape->reads) {
+        step.can_be_planned = false;
+      }
+    }
+    for (size_t k = 0; k < noted.values.size(); ++k) {
+      if (noted.question.calls[k].shape->opens && noted.values[k] >= 0) {
+        opened[static_cast<uint64_t>(noted.values[k])] = {steps.size(), k};
+      }
+    }
+    steps.push_back(std::move(step));
+  }
+  return steps.empty() ? nullptr : std::make_shared<const Template>(std::move(steps));
+}
+
+std::optional<std::vector<PlannedQuestion>> EntryPattern::Plan() {
+  if (planned_for_ == nullptr) return std::nullopt;
+  const bool is_rest = begun_.has_value();
+  if (!is_rest) {
+    const std::optional<uint32_t> next = NextOfType(cursor_);
+    if (!next) return std::nullopt;
+    cursor_ = *next;
+  }
+  const std::string& name = planned_for_->entries[cursor_].name;
+  std::vector<PlannedQuestion> list;
+  std::vector<std::optional<size_t>> places(steps_->size());
+  for (size_t i = is_rest ? 1 : 0; i < steps_->size(); ++i) {
+    const Step& step = (*steps_)[i];
+    if (!step.can_be_planned) continue;
+    PlannedQuestion planned{step.planned.question, {}};
+    bool is_whole = true;
+    for (const FileLink& link : step.planned.links) {
+      if (is_rest && link.from_question == 0) {
+        const int64_t file = link.from_call < begun_->size() ? (*begun_)[link.from_call] : -1;
+        planned.question.calls[link.call].arguments[link.argument] = static_cast<uint64_t>(file);
+        is_whole = is_whole && file >= 0;
+      } else if (places[link.from_question]) {
+        planned.links.push_back({link.call, link.argument, *places[link.from_question], link.from_call});
+      } else {
+        is_whole = false;
+      }
+    }
+    if (!is_whole) continue;
+    for (const NamePlace& place : step.names) {
+      planned.question.calls[place.call].text.replace(place.at, place.length, name);
+    }
+    places[i] = list.size();
+    list.push_back(std::move(planned));
+  }
+  begun_.reset();
+  return list;
+}
+
+std::optional<uint32_t> EntryPattern::NextOfType(uint32_t entry) const {
+  const std::vector<Entry>& entries = planned_for_->entries;
+  for (uint32_t i = entry + 1; i < entries.size(); ++i) {
+    if (entries[i].type == entries[entry].type) return i;
+  }
+  return std::nullopt;
+}
+
+std::optional<EntryPattern::Match> EntryPattern::FindEntry(const Listing& listing, const Question::Call& call,
+                                                           size_t index) const {
+  const std::string_view text = call.text;
+  if (text.empty()) return std::nullopt;
+  size_t at = 0;
+  if (text[0] == '/') {
+    if (listing.path.empty() || !text.starts_with(listing.path)) return std::nullopt;
+    at = listing.path.size();
+  } else {
+    if (!DependsOnFile(call) || call.arguments[call.shape->file] != listing.file) return std::nullopt;
+  }
+  const size_t length = std::min(text.find('/', at), text.size()) - at;
+  const auto place = listing.places.find(std::string(text.substr(at, length)));
+  if (place == listing.places.end()) return std::nullopt;
+  return Match{place->second, {index, at, length}};
+}
+
+bool EntryPattern::CanBePlanned(const Question& question) const {
+  uint64_t room = 0;
+  for (const Question::Call& call : question.calls) {
+    const uint64_t wanted = call.shape->out == CallShape::kNone ? 0 : call.shape->Room(call.arguments);
+    if (wanted > kMostRoom) return false;
+    room += wanted + call.text.size() + 64;
+    // A file that an earlier call of the list opens was looked at there.
+    if (call.result_argument != CallShape::kNone) continue;
+    if (!StaysInside(PathOf(call), call.shape->opens)) return false;
+    // What has been read can be taken back, where it was in a directory cannot be told.
+    const bool can_be_taken_back = call.shape->number == SYS_read || call.shape->number == SYS_pread64;
+    if (call.shape->reads && (!can_be_taken_back || question.calls.size() > 1)) return false;
+  }
+  return room <= kMostRoom;
+}
+
+std::string EntryPattern::PathOf(const Question::Call& call) const {
+  if (!call.text.empty() && call.text[0] == '/') return call.text;
+  if (!DependsOnFile(call)) return {};
+  const auto folder = paths_.find(call.arguments[call.shape->file]);
+  if (folder == paths_.end() || folder->second.empty()) return {};
+  return call.text.empty() ? folder->second : folder->second + "/" + call.text;
+}
+
+void EntryPattern::NoteOpened(const Question& question, const std::vector<Reply>& replies) {
+  for (size_t i = 0; i < replies.size(); ++i) {
+    if (!question.calls[i].shape->opens || replies[i].value < 0) continue;
+    const uint64_t file = static_cast<uint64_t>(replies[i].value);
+    if (paths_.size() >= kMostPaths) paths_.clear();
+    NoteClosed(file);
+    paths_[file] = PathOf(question.calls[i]);
+  }
+}
+
+void EntryPattern::NoteClosed(uint64_t file) {
+  paths_.erase(file);
+  if (planned_for_ != nullptr && Uses(*steps_, file)) planned_for_ = nullptr;
+  if (begun_) std::replace(begun_->begin(), begun_->end(), static_cast<int64_t>(file), int64_t{-1});
+  for (const std::shared_ptr<Listing>& listing : listings_) {
+    if (listing->file != file) continue;
+    listing->file = Listing::kClosed;
+    for (auto& [kind, type] : listing->types) {
+      if (type.steps != nullptr && Uses(*type.steps, file)) type.steps = nullptr;
+    }
+  }
+  listings_.remove_if([](const std::shared_ptr<Listing>& listing) {
+    return listing->file == Listing::kClosed && listing->path.empty();
+  });
+}
+
+/// Whether the file is asked about, and not one that another step opens.
+bool EntryPattern::Uses(const Template& steps, uint64_t file) {
+  return std::any_of(steps.begin(), steps.end(), [&](const Step& step) {
+    const std::vector<Question::Call>& calls = step.planned.question.calls;
+    return step.can_be_planned && std::any_of(calls.begin(), calls.end(), [&](const Question::Call& call) {
+             const size_t index = static_cast<size_t>(&call - calls.data());
+             const bool is_linked = std::any_of(step.planned.links.begin(), step.planned.links.end(),
+                                                [&](const FileLink& link) { return link.call == index; });
+             return !is_linked && DependsOnFile(call) && call.arguments[call.shape->file] == file;
+           });
+  });
+}
+
+void EntryPattern::NoteListed(const Question& question, const std::vector<Reply>& replies) {
+  // struct linux_dirent64 (fs/readdir.c): the record's length, the type, the name.
+  constexpr size_t kLengthAt = 16, kTypeAt = 18, kNameAt = 19;
+  for (size_t i = 0; i < replies.size(); ++i) {
+    const Question::Call& call = question.calls[i];
+    if (call.shape->number != SYS_getdents64 || replies[i].value <= 0 || replies[i].bytes == nullptr) continue;
+    const uint64_t file = call.result_argument == call.shape->file
+                              ? static_cast<uint64_t>(replies[call.result_of].value)
+                              : call.arguments[call.shape->file];
+    auto found = std::find_if(listings_.begin(), listings_.end(),
+                              [&](const std::shared_ptr<Listing>& listing) { return listing->file == file; });
+    if (found == listings_.end()) {
+      const auto made = std::make_shared<Listing>();
+      made->file = file;
+      const auto path = paths_.find(file);
+      if (path != paths_.end() && !path->second.empty()) {
+        made->path = path->second.ends_with('/') ? path->second : path->second + "/";
+        listings_.remove_if([&](const std::shared_ptr<Listing>& listing) { return listing->path == made->path; });
+      }
+      if (listings_.size() == kMostListings) {
+        const auto closed =
+            std::find_if(listings_.begin(), listings_.end(),
+                         [](const std::shared_ptr<Listing>& listing) { return listing->file == Listing::kClosed; });
+        listings_.erase(closed == listings_.end() ? listings_.begin() : closed);
+      }
+      listings_.push_back(made);
+      found = std::prev(listings_.end());
+    }
+    Listing& listing = **found;
+    const uint8_t* bytes = replies[i].bytes;
+    for (uint64_t left = call.shape->Filled(call.arguments, replies[i].value); left > kNameAt;) {
+      uint16_t record;
+      std::memcpy(&record, bytes + kLengthAt, sizeof record);
+      if (record <= kNameAt || record > left || listing.entries.size() >= kMostEntries) break;
+      const char* begin = reinterpret_cast<const char*>(bytes + kNameAt);
+      std::string name(begin, strnlen(begin, record - kNameAt));
+      const bool is_usual = !name.empty() && name.size() <= kMostName && name != "." && name != ".." &&
+                            name.find('/') == std::string::npos;
+      if (is_usual && listing.places.emplace(name, static_cast<uint32_t>(listing.entries.size())).second) {
+        listing.entries.push_back({std::move(name), bytes[kTypeAt]});
+      }
+      bytes += record;
+      left -= record;
+    }
+  }
+}
+
+}  // namespace penumbra

@@ -1,0 +1,140 @@
+// Answers ready before they are asked for.
+#ifndef PENUMBRA_NATIVE_REDIRECT_FORESIGHT_H_
+#define PENUMBRA_NATIVE_REDIRECT_FORESIGHT_H_
+
+#include <sched.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <cstdlib>
+#include <deque>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "redirect/entry_pattern.h"
+#include "redirect/guest_kernel.h"
+#include "redirect/question.h"
+
+namespace penumbra {
+
+/// A guest's kernel that is asked, by a thread of its own, what the tool is going to ask next, while the tool and its
+/// supervisor are busy with what they have. The guest stands still: what is asked early has the same answer. Whoever
+/// asks cannot tell but by the time, and by the numbers of files.
+///
+/// The window is memory of this class, so that the guest's kernel, which may now run at any time, cannot change what
+/// has been checked.
+class Foresight final : public GuestKernel {
+ public:
+  /// To hand a question to another CPU costs some microseconds: where the guest answers as fast, as it does on a
+  /// processor that virtualises, nothing is gained.
+  static constexpr double kWorthwhileNs = 10'000;
+
+  /// `kernel` must outlive this; nobody else may use it meanwhile. Nothing is asked ahead where an answer takes less
+  /// than `worthwhile_ns`.
+  explicit Foresight(GuestKernel* kernel, double worthwhile_ns = kWorthwhileNs);
+  /// Waits for the question that is being asked.
+  ~Foresight() override;
+  Foresight(const Foresight&) = delete;
+  Foresight& operator=(const Foresight&) = delete;
+
+  GuestWindow window() const override { return window_; }
+  size_t Run(const GuestCall* calls, size_t count, uint64_t used, Answer* answers) override;
+  const std::string& failure() const override { return failure_; }
+  uint64_t foreseen() const override { return foreseen_; }
+
+  /// Returns when the guest's kernel is left alone; it is until the next Run.
+  void Rest();
+
+ private:
+  struct Slot {
+    enum State { kPlanned, kRunning, kDone, kTaken };
+    PlannedQuestion planned;
+    State state = kPlanned;
+    std::vector<Answer> answers;
+    std::vector<std::vector<uint8_t>> filled;  ///< by each call
+    std::string failure;
+  };
+  /// What is asked of one entry.
+  struct Group {
+    std::deque<Slot> slots;
+    bool dropped = false;
+  };
+  struct Place {
+    std::shared_ptr<Group> group;
+    size_t slot = 0;
+  };
+  using Lock = std::unique_lock<std::mutex>;
+
+  size_t RunNow(Lock& lock, const GuestCall* calls, size_t count, const Question* question, uint64_t used,
+                Answer* answers);
+  size_t RunOnce(Lock& lock, const GuestCall* calls, size_t count, const Question* question, uint64_t used,
+                 Answer* answers);
+  void CopyIn(const GuestCall* calls, const Question* question, uint64_t used);
+  void CopyOut(const GuestCall* calls, size_t done, const Question* question, uint64_t used, const Answer* answers);
+  void TakeSlot(Slot& slot, const GuestCall* calls, Answer* answers);
+  void NoteAnswers(const GuestCall* calls, size_t count, size_t done, const Answer* answers, const Question& question,
+                   bool was_planned);
+  size_t RunAfter(std::vector<GuestCall> queued, const GuestCall* calls, size_t count, Answer* answers);
+  Place Find(const Question& question);
+  void NoteClosed(Lock& lock, uint64_t file);
+  void TakeBackReads(Lock& lock, std::optional<uint64_t> file);
+  void Queue(uint32_t number, uint64_t a, uint64_t b = 0, uint64_t c = 0);
+  static bool HasReadBefore(const Group& group, size_t index);
+  static std::optional<uint64_t> ReadFile(const Slot& slot);
+  static bool Uses(const Slot& slot, uint64_t file);
+  Lock Enter();
+  void Wake();
+  static void ResolveLinks(Group& group, size_t index);
+  void Extend();
+  void DropGroup(Group& group);
+  void DropAll();
+  static std::vector<uint64_t> Opened(const Slot& slot);
+  void Undo(const Slot& slot);
+  uint8_t* InWindow(uint64_t guest) const { return window_.host + (guest - window_.guest); }
+
+  template <typename Condition>
+  void Await(Lock& lock, Condition condition);
+
+  void Start();
+  void Work();
+  Place NextPlanned();
+  void AskAhead(Lock& lock, const Place& place);
+
+  GuestKernel* kernel_;
+  double worthwhile_ns_;
+  GuestWindow outer_;   ///< the kernel's own
+  GuestWindow window_;  ///< its beginning, as users see it
+  std::unique_ptr<uint8_t, decltype(&std::free)> memory_;
+  cpu_set_t allowed_;
+  std::string failure_;
+  uint64_t foreseen_ = 0;
+  double usual_ns_ = 0;  ///< what an entry of the shadow takes
+
+  std::mutex mutex_;
+  std::condition_variable changed_;  ///< for the user: the thread has finished a question
+  std::condition_variable work_;     ///< for the thread
+  std::atomic<uint32_t> finished_ = 0;
+  EntryPattern pattern_;
+  uint64_t generation_ = 0;
+  std::deque<std::shared_ptr<Group>> groups_;
+  std::vector<GuestCall> queued_;  ///< to be made with the next question
+  bool busy_ = false;              ///< the kernel is being asked
+  bool wanted_ = false;            ///< by the user
+  bool resting_ = false;
+  bool is_off_ = false;  ///< nothing is planned any more
+  bool quit_ = false;
+  bool waits_ = false;   ///< the thread, for work
+  uint64_t wasted_ = 0;  ///< questions asked ahead that nobody asked then
+  std::exception_ptr error_;
+  std::thread thread_;
+};
+
+}  // namespace penumbra
+
+#endif  // PENUMBRA_NATIVE_REDIRECT_FORESIGHT_H_
