@@ -2,7 +2,7 @@
 import { execFileSync, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { chmodSync, chownSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { constants, tmpdir } from 'node:os';
+import { availableParallelism, constants, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import t from 'tap';
@@ -114,6 +114,11 @@ t.test('tools against a guest', async (t) => {
       (await shell('i=0; while [ $i -lt 40 ]; do cat /etc/hosts > /dev/null; i=$((i + 1)); done; echo $i')).stdout,
       '40\n',
     );
+  });
+
+  await t.test('what is asked of each process is asked ahead, where there is a second processor', async (t) => {
+    const { foreseen, guestEntries } = await run(guest, ['ps', '-ef']);
+    t.equal(foreseen > guestEntries / 10, availableParallelism() > 1, `${foreseen} of ${guestEntries}`);
   });
 
   await t.test("children's ends break nothing off", async (t) => {

@@ -45,7 +45,7 @@ export async function measureRedirection(spec: Partial<LabSpec>, report: Report,
     const total = summarise(results.map(({ milliseconds }) => milliseconds.total));
     const inGuest = summarise(times);
     report.add('redirected, from start to end', 'ms', total);
-    report.add("of it in the guest's kernel", 'ms', summarise(results.map(({ milliseconds }) => milliseconds.guest)));
+    report.add("of it waiting for the guest's kernel", 'ms', summarise(results.map(({ milliseconds }) => milliseconds.guest)));
     report.add(
       'calls of the tool that were asked about',
       'count',
@@ -57,6 +57,7 @@ export async function measureRedirection(spec: Partial<LabSpec>, report: Report,
       'count',
       summarise(results.map(({ guestEntries }) => guestEntries)),
     );
+    report.add('of these, before the tool asked', 'count', summarise(results.map(({ foreseen }) => foreseen)));
     report.add('the same binary inside the guest, fork and exec included', 'ms', inGuest);
     report.ratio('ratio', total, inGuest, target);
     if (exits > 0) await addExits(report, exits, total, inGuest);

@@ -102,7 +102,9 @@ int Placeholders::OpenAnother(int guest_fd) {
 std::vector<int> Placeholders::TakeClosed() {
   std::vector<int> closed;
   alignas(inotify_event) char events[4096];
-  for (ssize_t length; (length = read(events_, events, sizeof events)) > 0;) {
+  ssize_t length;
+  do {
+    length = read(events_, events, sizeof events);
     inotify_event event;
     for (const char* at = events; at < events + length; at += sizeof event + event.len) {
       std::memcpy(&event, at, sizeof event);
@@ -115,7 +117,8 @@ std::vector<int> Placeholders::TakeClosed() {
       }
       if ((event.mask & IN_IGNORED) != 0) watched_.erase(watched);
     }
-  }
+    // Events of files that are watched themselves have no names: only a full buffer leaves any behind.
+  } while (length == sizeof events);
   return closed;
 }
 

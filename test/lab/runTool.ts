@@ -2,13 +2,10 @@ import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync }
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Guest } from '../../src/index.js';
-import type { RunOptions } from '../../src/redirect/run.js';
+import type { RunOptions, RunResult } from '../../src/redirect/run.js';
 
 /** How a redirected tool ended; a byte a character. */
-export interface ToolResult {
-  exit: number;
-  leftOver: number;
-  guestCalls: number;
+export interface ToolResult extends RunResult {
   stdout: string;
   stderr: string;
 }
@@ -25,14 +22,14 @@ export async function runTool(
   writeFileSync(at('in'), input);
   const fds = [openSync(at('in'), 'r'), openSync(at('out'), 'w'), openSync(at('err'), 'w')] as const;
   try {
-    const { exit, leftOver, guestCalls } = await guest.run(words, {
+    const result = await guest.run(words, {
       budget: 0,
       environment: ['LANG=C'],
       fds,
       ...options,
     });
     const text = (name: string): string => readFileSync(at(name), 'latin1');
-    return { exit, leftOver, guestCalls, stdout: text('out'), stderr: text('err') };
+    return { ...result, stdout: text('out'), stderr: text('err') };
   } finally {
     for (const fd of fds) closeSync(fd);
     rmSync(folder, { recursive: true });
