@@ -13,7 +13,7 @@ namespace penumbra {
 namespace {
 
 constexpr size_t kMostListings = 8;
-constexpr size_t kMostEntries = 1 << 16;
+constexpr size_t kMostEntries = 1 << 15;
 constexpr size_t kMostName = 255;  // NAME_MAX
 constexpr size_t kMostHistory = 64;
 constexpr size_t kMostPaths = 64;
@@ -83,9 +83,10 @@ void EntryPattern::NoteEntry(const std::shared_ptr<Listing>& listing, uint32_t e
                              const std::vector<Reply>& replies, bool may_plan) {
   if (listing->current) {
     Type& type = listing->types[listing->entries[*listing->current].type];
-    if (const std::shared_ptr<const Template> steps = MakeTemplate(*listing)) type.steps = steps;
-    if (planned_for_ == listing && listing->entries[cursor_].type == listing->entries[*listing->current].type) {
-      steps_ = type.steps;
+    if (const std::shared_ptr<const Template> steps = MakeTemplate(*listing)) {
+      type.steps = steps;
+      const std::vector<Entry>& entries = listing->entries;
+      if (planned_for_ == listing && entries[cursor_].type == entries[*listing->current].type) steps_ = steps;
     }
   }
   Type& type = listing->types[listing->entries[entry].type];

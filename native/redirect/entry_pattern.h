@@ -45,8 +45,8 @@ class EntryPattern {
   /// A file is no more; its number may be another's soon.
   void NoteClosed(uint64_t file);
 
-  /// What will be asked of the next entry, or what is left to be asked of the one that was begun: no more than that
-  /// when it is empty. Nothing when there is no pattern.
+  /// What will be asked of the next entry, or what is left to be asked of the one that was begun, as far as it can be
+  /// asked ahead: the list may be empty. None: nothing is known.
   std::optional<std::vector<PlannedQuestion>> Plan();
 
   /// Changes when what was planned before is not going to be asked.
