@@ -45,7 +45,11 @@ export async function measureRedirection(spec: Partial<LabSpec>, report: Report,
     const total = summarise(results.map(({ milliseconds }) => milliseconds.total));
     const inGuest = summarise(times);
     report.add('redirected, from start to end', 'ms', total);
-    report.add("of it waiting for the guest's kernel", 'ms', summarise(results.map(({ milliseconds }) => milliseconds.guest)));
+    report.add(
+      "of it waiting for the guest's kernel",
+      'ms',
+      summarise(results.map(({ milliseconds }) => milliseconds.guest)),
+    );
     report.add(
       'calls of the tool that were asked about',
       'count',
