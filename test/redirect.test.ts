@@ -86,6 +86,33 @@ t.test('finding a tool', async (t) => {
   }
 });
 
+/** Programs that ask the same of one entry after the other, and now and then something else. */
+const WALKS = [
+  'ps -ef',
+  'ps axms -o pid,tid,comm,wchan',
+  // Of the borrowed task's files those count that the shadow has open.
+  'find /proc -maxdepth 3 -not -path "*/fd*/*"',
+  'find /sys/kernel /sys/class -maxdepth 2 -printf "%p %y %s %l\\n"',
+  'ls -lR /proc/1/ns /proc/1/net /proc/sys/kernel',
+  // Two look different each time, the others count what the walk itself has made.
+  'sysctl -a | grep -Ev "random|dentry|inode|file-nr"',
+  'grep -s -H . /proc/[0-9]*/comm /proc/[0-9]*/stat /proc/[0-9]*/status',
+  'for i in /proc/[0-9]*; do readlink $i/exe; head -c 20 $i/stat; tail -n 3 $i/status; done',
+  'lsof -n',
+  'cat /proc/[0-9]*/cmdline | tr "\\0" " " & grep -c . /proc/[0-9]*/maps; wait',
+];
+
+/** All threads of this process on one processor, where nothing can be asked ahead. */
+async function onOneProcessor<Result>(job: () => Promise<Result>): Promise<Result> {
+  const bind = (list: string) => execFileSync('taskset', ['-a', '-c', '-p', list, String(process.pid)]);
+  const before = /list: (.*)\n/.exec(bind('0').toString())?.[1] as string;
+  try {
+    return await job();
+  } finally {
+    bind(before);
+  }
+}
+
 t.test('tools against a guest', async (t) => {
   const lab = await labGuest(t);
   await using guest = await attach({ qmp: lab.socket, callTimeout: 5000 });
@@ -119,6 +146,18 @@ t.test('tools against a guest', async (t) => {
   await t.test('what is asked of each process is asked ahead, where there is a second processor', async (t) => {
     const { foreseen, guestEntries } = await run(guest, ['ps', '-ef']);
     t.equal(foreseen > guestEntries / 10, availableParallelism() > 1, `${foreseen} of ${guestEntries}`);
+  });
+
+  await t.test('what is asked ahead is what would have been answered', async (t) => {
+    await lab.qmp('stop');
+    for (const line of WALKS) {
+      const alone = await onOneProcessor(() => shell(line));
+      t.equal(alone.foreseen, 0);
+      const { exit, stdout, stderr } = await shell(line);
+      t.equal(stdout, alone.stdout, line);
+      t.same({ exit, stderr }, { exit: alone.exit, stderr: alone.stderr }, line);
+    }
+    await lab.qmp('cont');
   });
 
   await t.test("children's ends break nothing off", async (t) => {

@@ -254,7 +254,9 @@ class Guest final : public Napi::ObjectWrap<Guest> {
         [request = std::move(request), interrupter = interrupter_](GuestState& state) mutable -> GuestThread::Reply {
           Shadow& shadow = state.RequireShadow();
           ShadowKernel kernel(&shadow, request.next_file, GuestFiles::kFirst);
-          Foresight foresight(&kernel);
+          Foresight foresight(&kernel, [patterns = request.policy.read_ahead](const char* path, uint64_t flags) {
+            return IsReadAhead(patterns, path, flags);
+          });
           Supervisor supervisor(&foresight, std::move(request.policy));
           const Standstill standstill = {request.budget_ms, [&] {
                                            foresight.Rest();

@@ -1,6 +1,5 @@
 // How the guest is asked: several calls in one entry of the shadow, where they are known beforehand.
 #include <fcntl.h>
-#include <fnmatch.h>
 #include <sys/syscall.h>
 
 #include <algorithm>
@@ -114,16 +113,8 @@ void Supervisor::DropAhead() {
   ahead_.Clear();
 }
 
-bool Supervisor::WillBeRead(const char* path, uint64_t flags) const {
-  if ((flags & O_PATH) != 0) return false;
-  if ((flags & O_DIRECTORY) != 0) return true;
-  if ((flags & O_ACCMODE) != O_RDONLY) return false;
-  return std::any_of(policy_.read_ahead.begin(), policy_.read_ahead.end(),
-                     [&](const std::string& pattern) { return fnmatch(pattern.c_str(), path, 0) == 0; });
-}
-
 int64_t Supervisor::OpenAhead(uint64_t folder, const WindowPiece& path, uint64_t flags, uint64_t mode) {
-  if (!WillBeRead(reinterpret_cast<const char*>(path.host), flags)) {
+  if (!IsReadAhead(policy_.read_ahead, reinterpret_cast<const char*>(path.host), flags)) {
     return Ask(SYS_openat, folder, path.guest, flags, mode);
   }
   const bool lists = (flags & O_DIRECTORY) != 0;

@@ -174,11 +174,20 @@ std::optional<std::vector<PlannedQuestion>> EntryPattern::Plan() {
     for (const NamePlace& place : step.names) {
       planned.question.calls[place.call].text.replace(place.at, place.length, name);
     }
+    if (!IsAskedSo(planned.question)) continue;
     places[i] = list.size();
     list.push_back(std::move(planned));
   }
   begun_.reset();
   return list;
+}
+
+// What is read with the open of one entry may not be with that of another, whose reading does something.
+bool EntryPattern::IsAskedSo(const Question& question) const {
+  const Question::Call& first = question.calls.front();
+  if (!first.shape->opens) return true;
+  constexpr size_t kFlags = 2;
+  return is_read_ahead_(first.text.c_str(), first.arguments[kFlags]) == (question.calls.size() > 1);
 }
 
 std::optional<uint32_t> EntryPattern::NextOfType(uint32_t entry) const {

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <list>
 #include <map>
 #include <memory>
@@ -12,6 +13,7 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "redirect/question.h"
@@ -33,6 +35,11 @@ struct PlannedQuestion {
 /// planned for: those files are never on a disk, and to open one does nothing.
 class EntryPattern {
  public:
+  /// Whether an open with these flags is asked together with a read of what it opens.
+  using IsReadAhead = std::function<bool(const char* path, uint64_t flags)>;
+
+  explicit EntryPattern(IsReadAhead is_read_ahead) : is_read_ahead_(std::move(is_read_ahead)) {}
+
   struct Reply {
     int64_t value = -1;
     const uint8_t* bytes = nullptr;  ///< what the call filled, while it is being noted
@@ -105,7 +112,9 @@ class EntryPattern {
   bool CanBePlanned(const Question& question) const;
   std::string PathOf(const Question::Call& call) const;
   std::optional<uint32_t> NextOfType(uint32_t entry) const;
+  bool IsAskedSo(const Question& question) const;
 
+  IsReadAhead is_read_ahead_;
   std::list<std::shared_ptr<Listing>> listings_;  ///< the oldest first
   std::map<uint64_t, std::string> paths_;         ///< of the files opened last
   std::deque<Noted> history_;

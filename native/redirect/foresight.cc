@@ -30,12 +30,13 @@ bool IsOutOfFiles(const GuestKernel::Answer* answers, size_t count) {
 
 }  // namespace
 
-Foresight::Foresight(GuestKernel* kernel, double worthwhile_ns)
+Foresight::Foresight(GuestKernel* kernel, EntryPattern::IsReadAhead is_read_ahead, double worthwhile_ns)
     : kernel_(kernel),
       worthwhile_ns_(worthwhile_ns),
       outer_(kernel->window()),
       window_(outer_),
-      memory_(nullptr, &std::free) {
+      memory_(nullptr, &std::free),
+      pattern_(std::move(is_read_ahead)) {
   window_.size = outer_.size > 2 * kAhead ? outer_.size - kAhead : outer_.size;
   memory_.reset(static_cast<uint8_t*>(std::calloc(window_.size, 1)));
   if (memory_ == nullptr) throw std::bad_alloc();

@@ -37,7 +37,7 @@ class Foresight final : public GuestKernel {
 
   /// `kernel` must outlive this; nobody else may use it meanwhile. Nothing is asked ahead where an answer takes less
   /// than `worthwhile_ns`.
-  explicit Foresight(GuestKernel* kernel, double worthwhile_ns = kWorthwhileNs);
+  Foresight(GuestKernel* kernel, EntryPattern::IsReadAhead is_read_ahead, double worthwhile_ns = kWorthwhileNs);
   /// Waits for the question that is being asked.
   ~Foresight() override;
   Foresight(const Foresight&) = delete;

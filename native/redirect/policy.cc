@@ -1,5 +1,9 @@
 #include "redirect/policy.h"
 
+#include <fcntl.h>
+#include <fnmatch.h>
+
+#include <algorithm>
 #include <cstring>
 
 #include "error.h"
@@ -13,6 +17,14 @@ void Require(bool condition) {
 }
 
 }  // namespace
+
+bool IsReadAhead(const std::vector<std::string>& patterns, const char* path, uint64_t flags) {
+  if ((flags & O_PATH) != 0) return false;
+  if ((flags & O_DIRECTORY) != 0) return true;
+  if ((flags & O_ACCMODE) != O_RDONLY) return false;
+  return std::any_of(patterns.begin(), patterns.end(),
+                     [&](const std::string& pattern) { return fnmatch(pattern.c_str(), path, 0) == 0; });
+}
 
 std::vector<CallRule> ReadCallRules(const uint8_t* bytes, size_t size, size_t value_count) {
   Require(size == Policy::kSyscalls * sizeof(CallRule));

@@ -96,6 +96,9 @@ struct Policy {
   uint32_t most_sleeps = 1000;          ///< of all its processes: whoever looks again and again sees nothing new
 };
 
+/// Whether a file that is opened so is read in the same entry of the shadow; `patterns` is Policy::read_ahead.
+bool IsReadAhead(const std::vector<std::string>& patterns, const char* path, uint64_t flags);
+
 /// Checks and copies the compiled tables. Throws Error BAD_ARGUMENT.
 std::vector<CallRule> ReadCallRules(const uint8_t* bytes, size_t size, size_t value_count);
 

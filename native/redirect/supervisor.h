@@ -189,7 +189,6 @@ class Supervisor {
   /// Makes the calls left for later and then these, in one entry of the shadow. Returns how many of these have an
   /// answer.
   size_t AskAll(const GuestCall* calls, size_t count, GuestKernel::Answer* answers);
-  bool WillBeRead(const char* path, uint64_t flags) const;
   int64_t Judge(uint32_t number, const GuestKernel::Answer& answer);
   void TakeMove(int guest_fd);
   /// Copies of the host's kernel that this thread waited for.

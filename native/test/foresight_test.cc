@@ -15,6 +15,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -35,6 +36,9 @@ struct Node {
   bool is_folder = false;
 };
 using Tree = std::map<std::string, Node>;
+
+/// What Program asks in one list.
+bool IsReadAheadHere(const char* path, uint64_t) { return !std::string_view(path).ends_with("/status"); }
 
 /// Two levels, with files and folders mixed, as in /proc.
 Tree MakeTree(Random* random) {
@@ -379,7 +383,7 @@ TEST("what was foreseen is what would have been answered") {
     const Tree tree = MakeTree(&random);
     MadeKernel made(tree), truth(tree);
     {
-      Foresight foresight(&made, 0);
+      Foresight foresight(&made, IsReadAheadHere, 0);
       Asker asker(&foresight, &truth, &random);
       Program program(&asker, tree, &random);
       for (uint64_t visits = 1 + random.Below(8); visits > 0; --visits) {
@@ -400,7 +404,7 @@ TEST("foresight survives a guest that answers at random") {
   Random random, of_guest;
   for (uint64_t i = 0; i < kCases * CaseFactor(); ++i) {
     HostileKernel kernel(&of_guest);
-    Foresight foresight(&kernel, 0);
+    Foresight foresight(&kernel, IsReadAheadHere, 0);
     const GuestWindow window = foresight.window();
     std::vector<uint8_t> copy;
     for (uint64_t k = 0; k < 40; ++k) {
