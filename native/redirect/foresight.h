@@ -127,7 +127,8 @@ class Foresight final : public GuestKernel {
   bool busy_ = false;              ///< the kernel is being asked
   bool wanted_ = false;            ///< by the user
   bool resting_ = false;
-  bool is_off_ = false;  ///< nothing is planned any more
+  bool is_off_ = false;   ///< nothing is planned any more
+  uint32_t held_up_ = 0;  ///< times that the thread wanted to run and did not
   bool quit_ = false;
   bool waits_ = false;   ///< the thread, for work
   uint64_t wasted_ = 0;  ///< questions asked ahead that nobody asked then
