@@ -23,6 +23,8 @@ constexpr std::string_view kFolders[] = {"/proc/", "/sys/"};
 /// Entries of /proc/PID that lead somewhere else, and directories full of such.
 constexpr std::string_view kLinks[] = {"root", "cwd", "exe"};
 constexpr std::string_view kFoldersOfLinks[] = {"fd", "map_files"};
+/// What is read there is gone.
+constexpr std::string_view kConsumed[] = {"kmsg", "trace_pipe"};
 
 template <size_t count>
 bool IsOneOf(std::string_view name, const std::string_view (&names)[count]) {
@@ -41,7 +43,7 @@ bool StaysInside(std::string_view path, bool is_opened) {
     const bool is_last = path.find_first_not_of('/', end) == std::string_view::npos;
     const bool leads_out = IsOneOf(name, kLinks) || (!name.empty() && IsOneOf(before, kFoldersOfLinks));
     if (name == ".." || (leads_out && (is_opened || !is_last))) return false;
-    before = name;
+    if (!name.empty()) before = name;
     at = end + 1;
   }
   return true;
@@ -81,6 +83,8 @@ void EntryPattern::Note(const Question& question, const std::vector<Reply>& repl
 
 void EntryPattern::NoteEntry(const std::shared_ptr<Listing>& listing, uint32_t entry, const Question& question,
                              const std::vector<Reply>& replies, bool may_plan) {
+  // The tool has gone on.
+  if (planned_for_ == listing) begun_.reset();
   if (listing->current) {
     Type& type = listing->types[listing->entries[*listing->current].type];
     if (const std::shared_ptr<const Template> steps = MakeTemplate(*listing)) {
@@ -153,6 +157,11 @@ std::optional<std::vector<PlannedQuestion>> EntryPattern::Plan() {
   }
   const std::string& name = planned_for_->entries[cursor_].name;
   std::vector<PlannedQuestion> list;
+  // What was asked of another entry may do harm to these.
+  if (IsOneOf(name, kLinks) || IsOneOf(name, kFoldersOfLinks) || IsOneOf(name, kConsumed)) {
+    begun_.reset();
+    return list;
+  }
   std::vector<std::optional<size_t>> places(steps_->size());
   for (size_t i = is_rest ? 1 : 0; i < steps_->size(); ++i) {
     const Step& step = (*steps_)[i];

@@ -11,6 +11,8 @@
 #include <new>
 #include <utility>
 
+#include "redirect/guest_files.h"
+
 namespace penumbra {
 
 namespace {
@@ -35,8 +37,10 @@ std::chrono::nanoseconds ThreadTime() {
   return std::chrono::seconds(time.tv_sec) + std::chrono::nanoseconds(time.tv_nsec);
 }
 
-bool IsOutOfFiles(const GuestKernel::Answer* answers, size_t count) {
-  return count > 0 && !answers[0].failed && answers[0].value == -EMFILE;
+/// Whether a file was not opened, or has a number that no tool's may have.
+bool IsOutOfFiles(uint32_t number, const GuestKernel::Answer* answers, size_t count) {
+  if (number != SYS_openat || count == 0 || answers[0].failed) return false;
+  return answers[0].value == -EMFILE || answers[0].value >= GuestFiles::kEnd;
 }
 
 }  // namespace
@@ -97,7 +101,12 @@ Foresight::Lock Foresight::Enter() {
 
 size_t Foresight::Run(const GuestCall* calls, size_t count, uint64_t used, Answer* answers) {
   size_t closed = 0;
-  for (; closed < count && calls[closed].number == SYS_close; ++closed) answers[closed] = {};
+  // With something behind it an lseek is one that nobody waits for, as a close always is.
+  for (; closed < count &&
+         (calls[closed].number == SYS_close || (calls[closed].number == SYS_lseek && closed + 1 < count));
+       ++closed) {
+    answers[closed] = {};
+  }
   const size_t left = count - closed;
   GuestCall rest[kMostCalls];
   for (size_t i = 0; i < left; ++i) {
@@ -111,7 +120,15 @@ size_t Foresight::Run(const GuestCall* calls, size_t count, uint64_t used, Answe
   Lock lock = Enter();
   resting_ = false;
   if (error_) std::rethrow_exception(error_);
-  for (size_t i = 0; i < closed; ++i) NoteClosed(lock, calls[i].arguments[0]);
+  for (size_t i = 0; i < closed; ++i) {
+    const uint64_t* given = calls[i].arguments;
+    if (calls[i].number == SYS_close) {
+      NoteClosed(lock, given[0]);
+    } else {
+      TakeBackReads(lock, given[0]);
+      Queue(SYS_lseek, given[0], given[1], given[2]);
+    }
+  }
   if (left == 0) {
     if (queued_.size() >= kManyQueued) RunNow(lock, nullptr, 0, nullptr, 0, nullptr);
     return count;
@@ -135,11 +152,12 @@ size_t Foresight::Run(const GuestCall* calls, size_t count, uint64_t used, Answe
   } else {
     Slot& slot = place.group->slots[place.slot];
     Await(lock, [&] { return slot.state != Slot::kRunning; });
-    if (slot.state == Slot::kDone && !IsOutOfFiles(slot.answers.data(), slot.answers.size())) {
+    if (slot.state == Slot::kDone && !IsOutOfFiles(rest[0].number, slot.answers.data(), slot.answers.size())) {
       TakeSlot(slot, rest, answers + closed);
       done = slot.answers.size();
       ++foreseen_;
     } else {
+      if (slot.state == Slot::kDone) Undo(slot);
       slot.state = Slot::kTaken;
       done = RunNow(lock, rest, left, &question, used, answers + closed);
       slot.answers.assign(answers + closed, answers + closed + done);
@@ -200,7 +218,8 @@ bool Foresight::Uses(const Slot& slot, uint64_t file) {
 size_t Foresight::RunNow(Lock& lock, const GuestCall* calls, size_t count, const Question* question, uint64_t used,
                          Answer* answers) {
   size_t done = RunOnce(lock, calls, count, question, used, answers);
-  if (IsOutOfFiles(answers, done) && !groups_.empty()) {
+  if (done > 0 && IsOutOfFiles(calls[0].number, answers, done) && !groups_.empty()) {
+    if (answers[0].value >= 0) Queue(SYS_close, static_cast<uint64_t>(answers[0].value));
     DropAll();
     done = RunOnce(lock, calls, count, question, used, answers);
   }
@@ -477,8 +496,15 @@ void Foresight::AskAhead(Lock& lock, const Place& place) {
   lock.unlock();
 
   const std::vector<Question::Call>& planned = slot.planned.question.calls;
-  GuestCall calls[kMostCalls];
-  Answer answers[kMostCalls];
+  GuestCall list[kMostCalls];
+  Answer given[kMostCalls];
+  // What cannot be moved back is not read: the read depends on the lseek by an argument that neither looks at.
+  constexpr uint8_t kUnused = 5;
+  const std::optional<uint64_t> read = ReadFile(slot);
+  const size_t first = read ? 1 : 0;
+  if (read) list[0] = {SYS_lseek, {*read, 0, SEEK_CUR}};
+  GuestCall* const calls = list + first;
+  Answer* const answers = given + first;
   uint64_t taken = window_.size;
   for (size_t i = 0; i < planned.size(); ++i) {
     const CallShape& shape = *planned[i].shape;
@@ -494,10 +520,13 @@ void Foresight::AskAhead(Lock& lock, const Place& place) {
       taken += (shape.Room(calls[i].arguments) + 15) & ~uint64_t{15};
     }
   }
+  if (read) calls[0].result_argument = kUnused;
   const Clock::time_point begin = Clock::now();
   const std::chrono::nanoseconds worked = ThreadTime();
-  const size_t done = RunAfter(std::move(queued), calls, planned.size(), answers);
+  const size_t all = RunAfter(std::move(queued), list, first + planned.size(), given);
   const bool was_held_up = Clock::now() - begin - (ThreadTime() - worked) > kHeldUp;
+  const bool asked = all > first && (!read || given[0].value >= 0);
+  const size_t done = asked ? all - first : 0;
   slot.answers.assign(answers, answers + done);
   slot.filled.assign(done, {});
   for (size_t i = 0; i < done; ++i) {
@@ -507,17 +536,17 @@ void Foresight::AskAhead(Lock& lock, const Place& place) {
     const uint8_t* from = outer_.host + (calls[i].arguments[shape.out] - outer_.guest);
     slot.filled[i].assign(from, from + filled);
   }
-  const bool failed = done > 0 && answers[done - 1].failed;
+  const bool failed = all > 0 && given[all - 1].failed;
   if (failed) slot.failure = kernel_->failure();
 
   lock.lock();
-  slot.state = Slot::kDone;
+  slot.state = asked ? Slot::kDone : Slot::kTaken;
   ResolveLinks(*place.group, place.slot);
   // What failed may have left something of the kernel's held: no further tries. And where others want this processor,
   // the tool is better off without having to wait for it.
   held_up_ += was_held_up ? 1 : 0;
   if (failed || held_up_ == kMostHeldUp) is_off_ = true;
-  if (place.group->dropped) Undo(slot);
+  if (asked && place.group->dropped) Undo(slot);
 }
 
 }  // namespace penumbra
