@@ -1,6 +1,5 @@
 #include "redirect/entry_pattern.h"
 
-#include <fcntl.h>
 #include <sys/syscall.h>
 
 #include <algorithm>
@@ -13,7 +12,7 @@ namespace penumbra {
 namespace {
 
 constexpr size_t kMostListings = 8;
-constexpr size_t kMostEntries = 1 << 15;
+constexpr size_t kMostEntries = 1 << 13;
 constexpr size_t kMostName = 255;  // NAME_MAX
 constexpr size_t kMostHistory = 64;
 constexpr size_t kMostPaths = 64;

@@ -32,7 +32,8 @@ struct PlannedQuestion {
 };
 
 /// Watches which directories a tool lists and what it asks about their entries. Only entries below /proc and /sys are
-/// planned for: those files are never on a disk, and to open one does nothing.
+/// planned for, and of these none that leads elsewhere or is consumed: what is left is never on a disk, and to open
+/// it does nothing.
 class EntryPattern {
  public:
   /// Whether an open with these flags is asked together with a read of what it opens.

@@ -9,6 +9,7 @@
 #include <chrono>
 #include <cstring>
 #include <new>
+#include <system_error>
 #include <utility>
 
 #include "redirect/guest_files.h"
@@ -141,7 +142,11 @@ size_t Foresight::Run(const GuestCall* calls, size_t count, uint64_t used, Answe
     pattern_.Interrupt();
     DropAll();
   }
-  if (kind != QuestionKind::kKnown) return closed + RunNow(lock, rest, left, nullptr, used, answers + closed);
+  if (kind != QuestionKind::kKnown) {
+    const size_t done = RunNow(lock, rest, left, nullptr, used, answers + closed);
+    Wake();
+    return closed + done;
+  }
   const Place place = Find(question);
   size_t done;
   if (place.group == nullptr) {
@@ -448,10 +453,16 @@ void Foresight::Start() {
     DropAll();
     return;
   }
-  thread_ = std::thread([this, others] {
-    sched_setaffinity(0, sizeof others, &others);
-    Work();
-  });
+  try {
+    thread_ = std::thread([this, others] {
+      sched_setaffinity(0, sizeof others, &others);
+      Work();
+    });
+  } catch (const std::system_error&) {
+    // There are too many threads.
+    is_off_ = true;
+    DropAll();
+  }
 }
 
 void Foresight::Work() {

@@ -25,7 +25,7 @@ namespace penumbra {
 
 /// A guest's kernel that is asked, by a thread of its own, what the tool is going to ask next, while the tool and its
 /// supervisor are busy with what they have. The guest stands still: what is asked early has the same answer. Whoever
-/// asks cannot tell but by the time, and by the numbers of files.
+/// asks cannot tell but by the time, by the numbers of files, and by the list of the borrowed task's own files.
 ///
 /// The window is memory of this class, so that the guest's kernel, which may now run at any time, cannot change what
 /// has been checked.

@@ -91,6 +91,8 @@ std::optional<Answer> OpenNamedFd(Supervisor& supervisor, const ToolCall& call, 
 
 Answer Open(Supervisor& supervisor, ToolCall& call, OpenRequest request) {
   WindowPiece path;
+  // First: it may ask the guest, which could then change the path that was looked at.
+  const bool has_folder = supervisor.TranslateFolder(call, &request.folder);
   // To list a directory is to ask about it.
   const LocalPath::Use use = (request.flags & O_DIRECTORY) != 0 ? LocalPath::kAny : LocalPath::kOpen;
   const Supervisor::Place place = supervisor.TakePath(call, request.path, use, &path);
@@ -99,7 +101,7 @@ Answer Open(Supervisor& supervisor, ToolCall& call, OpenRequest request) {
   supervisor.NoteProgress();
   if (place == Supervisor::Place::kLocal) return OpenLocal(supervisor, call, text, request.flags);
   if (std::optional<Answer> named = OpenNamedFd(supervisor, call, text, request.flags)) return *named;
-  if (!supervisor.TranslateFolder(call, &request.folder) && text[0] != '/') return Answer::Error(ENOTDIR);
+  if (!has_folder && text[0] != '/') return Answer::Error(ENOTDIR);
   const bool writes = WouldWrite(request.flags);
   if (writes && !supervisor.policy().scratch) {
     return supervisor.Refuse(call, std::string("writing to ") + text + " (--scratch lets it succeed in the shadow)");

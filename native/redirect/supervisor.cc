@@ -245,15 +245,13 @@ uint8_t* Supervisor::HostAddress(uint64_t guest) const {
 
 namespace {
 
-/// Says which path a call is about, fit for a terminal; empty where there is none.
+/// Says which path a call is about; empty where there is none.
 std::string PathOf(const ToolCall& call) {
   constexpr size_t kMostShown = 200;
   for (uint8_t i = 0; i < call.rule->argument_count; ++i) {
     if (call.rule->arguments[i].kind != ArgumentRule::kPath) continue;
     char path[kMostShown];
     if (call.process->memory.ReadString(call.arguments[i], path, sizeof path) <= 0) return {};
-    const auto is_control = [](char c) { return static_cast<unsigned char>(c) < ' ' || c == 127; };
-    std::replace_if(std::begin(path), std::find(std::begin(path), std::end(path), 0), is_control, '?');
     return std::string(" of ") + path;
   }
   return {};
@@ -281,7 +279,11 @@ Answer Supervisor::Refuse(const ToolCall& call, const std::string& why) {
 
 void Supervisor::Say(const std::string& line) {
   if (said_.size() >= kMostLines || !said_.insert(line).second) return;
-  const std::string text = "penumbra: " + line + "\n";
+  std::string text = "penumbra: " + line;
+  // Names may be the guest's, and this goes to a terminal.
+  const auto is_control = [](char c) { return static_cast<unsigned char>(c) < ' ' || c == 127; };
+  std::replace_if(text.begin(), text.end(), is_control, '?');
+  text += '\n';
   // Nothing is lost when nobody can be told.
   [[maybe_unused]] const ssize_t written = write(message_fd_, text.data(), text.size());
 }
