@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <deque>
 #include <exception>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -53,7 +54,12 @@ class Foresight final : public GuestKernel {
 
  private:
   struct Slot {
-    enum State { kPlanned, kRunning, kDone, kTaken };
+    enum State {
+      kPlanned,  ///< nobody has asked it
+      kRunning,  ///< the thread is asking it
+      kDone,     ///< answered, and not yet asked by the user
+      kTaken,    ///< the user has the answer, or will not get this one
+    };
     PlannedQuestion planned;
     State state = kPlanned;
     std::vector<Answer> answers;
@@ -71,36 +77,40 @@ class Foresight final : public GuestKernel {
   };
   using Lock = std::unique_lock<std::mutex>;
 
+  // foresight.cc: the user's side, and how the kernel is entered. Lock is held, but while the kernel is asked.
   size_t RunNow(Lock& lock, const GuestCall* calls, size_t count, const Question* question, uint64_t used,
                 Answer* answers);
   size_t RunOnce(Lock& lock, const GuestCall* calls, size_t count, const Question* question, uint64_t used,
                  Answer* answers);
+  /// Makes those that were queued and then these; needs no lock.
+  size_t RunAfter(std::vector<GuestCall> queued, const GuestCall* calls, size_t count, Answer* answers);
   void CopyIn(const GuestCall* calls, const Question* question, uint64_t used);
   void CopyOut(const GuestCall* calls, size_t done, const Question* question, uint64_t used, const Answer* answers);
   void TakeSlot(Slot& slot, const GuestCall* calls, Answer* answers);
   void NoteAnswers(const GuestCall* calls, size_t count, size_t done, const Answer* answers, const Question& question,
                    bool was_planned);
-  size_t RunAfter(std::vector<GuestCall> queued, const GuestCall* calls, size_t count, Answer* answers);
+  uint8_t* InWindow(uint64_t guest) const { return window_.host + (guest - window_.guest); }
+  Lock Enter();
+  void Await(Lock& lock, const std::function<bool()>& condition);
+  void Wake();
+
+  // foreseen.cc: what was planned, and what became of it.
+  void Extend();
   Place Find(const Question& question);
-  void NoteClosed(Lock& lock, uint64_t file);
-  void TakeBackReads(Lock& lock, std::optional<uint64_t> file);
-  void Queue(uint32_t number, uint64_t a, uint64_t b = 0, uint64_t c = 0);
+  static void ResolveLinks(Group& group, size_t index);
   static bool HasReadBefore(const Group& group, size_t index);
   static std::optional<uint64_t> ReadFile(const Slot& slot);
   static bool Uses(const Slot& slot, uint64_t file);
-  Lock Enter();
-  void Wake();
-  static void ResolveLinks(Group& group, size_t index);
-  void Extend();
+  static std::vector<uint64_t> Opened(const Slot& slot);
+  void NoteClosed(Lock& lock, uint64_t file);
+  /// Of this file, or of all.
+  void TakeBackReads(Lock& lock, std::optional<uint64_t> file);
+  void Undo(const Slot& slot);
   void DropGroup(Group& group);
   void DropAll();
-  static std::vector<uint64_t> Opened(const Slot& slot);
-  void Undo(const Slot& slot);
-  uint8_t* InWindow(uint64_t guest) const { return window_.host + (guest - window_.guest); }
+  void Queue(uint32_t number, uint64_t a, uint64_t b = 0, uint64_t c = 0);
 
-  template <typename Condition>
-  void Await(Lock& lock, Condition condition);
-
+  // asking_ahead.cc: the thread.
   void Start();
   void Work();
   Place NextPlanned();
