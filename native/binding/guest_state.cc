@@ -1,5 +1,7 @@
 #include "binding/guest_state.h"
 
+#include <string_view>
+
 namespace penumbra {
 
 using Clock = std::chrono::steady_clock;
@@ -34,8 +36,7 @@ Clock::duration GuestState::Leave() {
     return *stood;
   }
   left.NoteCode();
-  Runs();
-  RequireControl().Resume();
+  Resume();
   const Clock::duration standstill = Clock::now() - stopped_at;
   left.Collect();
   return standstill;
@@ -44,10 +45,20 @@ Clock::duration GuestState::Leave() {
 uint64_t GuestState::LetGo() {
   const uint64_t copied = RequireShadow().CopyMemory();
   RequireShadow().NoteCode();
-  Runs();
-  RequireControl().Resume();
+  Resume();
   let_go = Clock::now() - stopped_at;
   return copied;
+}
+
+// What was learned of the guest's last instant is none the worse for its end.
+void GuestState::Resume() {
+  Runs();
+  try {
+    RequireControl().Resume();
+  } catch (const Error& error) {
+    if (std::string_view(error.code()) != "GUEST_GONE") throw;
+    gone = error.what();
+  }
 }
 
 }  // namespace penumbra

@@ -75,6 +75,9 @@ struct GuestState {
     if (!shadow) throw Error("INTERNAL", "no shadow was made");
     return *shadow;
   }
+
+ private:
+  void Resume();
 };
 
 }  // namespace penumbra

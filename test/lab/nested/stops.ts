@@ -61,16 +61,16 @@ async function stops({ vcpus, comparisons, kills, rounds, benchmark }: StopsRequ
   }
 }
 
-/** Kills QEMU while its guest stands still; gives what penumbra says of that. */
+/** Kills QEMU while its guest stands still; gives what penumbra says of that, and what it says later. */
 async function endOf(lab: LabGuest, guest: Guest): Promise<string[]> {
   const failure = (error: unknown): string => (error instanceof PenumbraError ? error.code : String(error));
-  const during = await guest
-    .use(async () => {
-      process.kill(lab.pid, 'SIGKILL');
-      await sleep(200);
-    })
-    .then(() => 'let go', failure);
-  return [during, await guest.processes().then(() => 'answers', failure)];
+  const outlive = async (): Promise<string> => {
+    await using shadow = await guest.shadow();
+    process.kill(lab.pid, 'SIGKILL');
+    await sleep(200);
+    return `pid ${await shadow.syscall('getpid')}`;
+  };
+  return [await outlive().catch(failure), await guest.processes().then(() => 'answers', failure)];
 }
 
 async function textOf(lab: LabGuest, command: string): Promise<string> {
