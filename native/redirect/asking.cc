@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <string_view>
 
 #include "redirect/sound_answer.h"
 #include "redirect/supervisor.h"
@@ -20,6 +21,8 @@ constexpr int64_t kMostErrno = 4095;
 constexpr size_t kMostQueued = 8;
 constexpr uint64_t kFileAhead = 4096;     // what files in /proc and /sys give at most at a time
 constexpr uint64_t kFolderAhead = 32768;  // the C library's buffer for a directory
+// Of a number there all but the beginning is gone after any read: proc_dointvec in kernel/sysctl.c.
+constexpr std::string_view kNumbers = "/proc/sys/";
 
 }  // namespace
 
@@ -114,28 +117,30 @@ void Supervisor::DropAhead() {
 }
 
 int64_t Supervisor::OpenAhead(uint64_t folder, const WindowPiece& path, uint64_t flags, uint64_t mode) {
-  if (!IsReadAhead(policy_.read_ahead, reinterpret_cast<const char*>(path.host), flags)) {
+  const char* text = reinterpret_cast<const char*>(path.host);
+  if (!IsReadAhead(policy_.read_ahead, text, flags)) {
     return Ask(SYS_openat, folder, path.guest, flags, mode);
   }
   const bool lists = (flags & O_DIRECTORY) != 0;
+  const bool has_pieces = !std::string_view(text).starts_with(kNumbers);
   const uint64_t size = lists ? kFolderAhead : kFileAhead;
-  // Two for a directory: the second says that there is no more.
-  const size_t reads = lists ? 2 : 1;
-  WindowPiece pieces[2];
-  GuestCall calls[3];
+  // The second read says that there is no more.
+  constexpr size_t kReads = 2;
+  WindowPiece pieces[kReads];
+  GuestCall calls[1 + kReads];
   calls[0] = {SYS_openat, {folder, path.guest, flags, mode}};
-  for (size_t i = 0; i < reads; ++i) {
+  for (size_t i = 0; i < kReads; ++i) {
     pieces[i] = Take(size);
     if (pieces[i].host == nullptr) return -ENOMEM;
     calls[1 + i] = {lists ? uint32_t{SYS_getdents64} : uint32_t{SYS_read}, {0, pieces[i].guest, size}, 0, 0};
   }
   CloseUnused();
   DropAhead();
-  GuestKernel::Answer answers[3];
-  const size_t done = AskAll(calls, 1 + reads, answers);
+  GuestKernel::Answer answers[1 + kReads];
+  const size_t done = AskAll(calls, 1 + kReads, answers);
   const int64_t file = Judge(SYS_openat, answers[0]);
   if (file < GuestFiles::kFirst || file >= GuestFiles::kEnd) return file;
-  ahead_.Begin(static_cast<int>(file), lists);
+  ahead_.Begin(static_cast<int>(file), lists, has_pieces);
   for (size_t i = 1; i < done; ++i) {
     const GuestKernel::Answer& answer = answers[i];
     const WindowPiece& piece = pieces[i - 1];
@@ -157,8 +162,9 @@ std::optional<Answer> Supervisor::TakeAhead(const ToolCall& call) {
   const uint64_t there = part.bytes.size() - part.given;
   const uint64_t wanted = call.arguments[2];
   // Into more room the guest might have put more, and less into less.
-  const bool is_same = lists ? wanted == kFolderAhead || (ahead_.EndsThere() && wanted >= there)
-                             : wanted <= there || part.bytes.size() < kFileAhead;
+  const bool is_same =
+      lists ? wanted == kFolderAhead || (ahead_.EndsThere() && wanted >= there)
+            : (wanted <= there && ahead_.has_pieces()) || (wanted >= there && part.bytes.size() < kFileAhead);
   if (!is_same || wanted == 0) return std::nullopt;
   NoteProgress();
   const uint64_t length = std::min(there, wanted);

@@ -19,7 +19,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr uint64_t kAhead = 256 << 10;  // of the kernel's window, for what is asked ahead
 constexpr size_t kManyQueued = 8;
-constexpr std::chrono::microseconds kSpin(40);
+constexpr std::chrono::microseconds kSpin(300);
 constexpr int kTries = 200;
 
 /// Whether a file was not opened, or has a number that no tool's may have.
@@ -61,7 +61,8 @@ void Foresight::Rest() {
   Await(lock, [this] { return !busy_; });
 }
 
-// What the thread is at takes some microseconds, and to be woken up as long again.
+// What the thread is at takes some ten microseconds, and to be woken up as long again: nobody else wants the processor
+// meanwhile, since the tool waits for this.
 void Foresight::Await(Lock& lock, const std::function<bool()>& condition) {
   if (condition()) return;
   const uint32_t before = finished_.load(std::memory_order_relaxed);

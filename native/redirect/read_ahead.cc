@@ -7,9 +7,10 @@
 
 namespace penumbra {
 
-void ReadAhead::Begin(int guest_fd, bool is_folder) {
+void ReadAhead::Begin(int guest_fd, bool is_folder, bool has_pieces) {
   guest_fd_ = guest_fd;
   is_folder_ = is_folder;
+  has_pieces_ = has_pieces;
   count_ = next_ = 0;
   position_ = 0;
 }

@@ -13,7 +13,8 @@ namespace penumbra {
 /// tool that follow. Valid until the guest is asked anything that could make a difference to them.
 class ReadAhead {
  public:
-  /// Results of one call: of a read, of which pieces can be given, or of a getdents64, which is given whole.
+  /// Results of one call: of a read, of which pieces can be given of most files, or of a getdents64, which is given
+  /// whole.
   struct Part {
     std::vector<uint8_t> bytes;
     uint64_t given = 0;
@@ -22,8 +23,10 @@ class ReadAhead {
   bool empty() const { return guest_fd_ < 0; }
   int guest_fd() const { return guest_fd_; }
   bool is_folder() const { return is_folder_; }
+  /// Whether a read goes on where a shorter one before it ended.
+  bool has_pieces() const { return has_pieces_; }
 
-  void Begin(int guest_fd, bool is_folder);
+  void Begin(int guest_fd, bool is_folder, bool has_pieces);
   void Add(const uint8_t* bytes, uint64_t length);
   void Clear() { guest_fd_ = -1; }
 
@@ -41,6 +44,7 @@ class ReadAhead {
 
   int guest_fd_ = -1;
   bool is_folder_ = false;
+  bool has_pieces_ = false;
   size_t count_ = 0, next_ = 0;
   uint64_t position_ = 0;   ///< of a directory: where the parts given end
   Part parts_[kMostParts];  ///< kept from file to file for their memory

@@ -99,7 +99,8 @@ class Folder {
       for (int i = 0; i < entries; ++i) std::ofstream(paths.back() + "/entry-of-the-folder-" + std::to_string(i));
     }
     paths.push_back("/proc/version");
-    paths.push_back("/proc/sys/kernel/ostype");
+    for (const char* name : {"ostype", "pid_max", "printk"}) paths.push_back(std::string("/proc/sys/kernel/") + name);
+    paths.push_back("/proc/self/environ");
   }
   ~Folder() { std::filesystem::remove_all(path_); }
   Folder(const Folder&) = delete;

@@ -263,6 +263,7 @@ export const toolCases: readonly ToolCase[] = [
     '/usr/bin/nosuchprogram; echo $?',
     'false | true; echo $?; true | false',
     'sh -c "exit 300"',
+    'dd if=/proc/sys/kernel/pid_max bs=1 status=none; echo',
   ),
   ...differing(
     OWN_PROCESS,
