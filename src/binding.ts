@@ -215,7 +215,7 @@ export interface NativeGuest {
 
   /**
    * Takes over `fd`, whose other end QEMU's gdbserver is about to get. Leaves the guest as `foundRunning` says and gives
-   * the vCPUs as they were meanwhile. The watchdog is kept informed of every stop from then on.
+   * the vCPUs as they were meanwhile. The watchdog is kept informed of every stop from then on. `pid` is QEMU's.
    */
   connectStub(
     fd: number,
@@ -223,6 +223,7 @@ export interface NativeGuest {
     foundRunning: boolean,
     timeoutMs: number,
     vcpus: VcpuHandles | undefined,
+    pid: number,
   ): Promise<VcpuState[]>;
   detachStub(timeoutMs: number): Promise<void>;
   /** Whether short stops hold the vCPUs' threads; if not, why. */

@@ -117,9 +117,11 @@ class Guest final : public Napi::ObjectWrap<Guest> {
     const uint32_t limit = ReadLength(info[5]);
     const uint64_t budget = ReadWord(info[6], "budget");
     return Post(info, [=](GuestState& state) -> GuestThread::Reply {
+      state.RequirePresence();
       auto hits = std::make_shared<VirtualHits>(
           FindVirtual(*state.ram, space, needle.data(), needle.size(), from, to, limit, budget));
-      state.ram->RequireIntact();
+      // What could not be read was skipped.
+      state.ram->RequireReachable();
       return [hits](Napi::Env env) { return ToJavaScript(env, *hits); };
     });
   }
@@ -130,7 +132,9 @@ class Guest final : public Napi::ObjectWrap<Guest> {
     const bool found_running = info[2].ToBoolean();
     const double limit = info[3].As<Napi::Number>().DoubleValue();
     std::shared_ptr<VcpuHandles> vcpus = Guarded(info.Env(), [&] { return ReadVcpuHandles(info[4]); });
-    return Post(info, [fd, watchdog, found_running, limit, vcpus](GuestState& state) -> GuestThread::Reply {
+    const pid_t pid = info[5].As<Napi::Number>().Int32Value();
+    return Post(info, [fd, watchdog, found_running, limit, vcpus, pid](GuestState& state) -> GuestThread::Reply {
+      state.hypervisor = std::make_unique<const ProcessHandle>(pid);
       state.control = std::make_unique<VcpuControl>(std::make_unique<GdbStub>(fd, [watchdog](bool standing) {
         watchdog->SetPhase(standing ? WatchdogPhase::kStanding : WatchdogPhase::kRunning);
       }));
@@ -144,6 +148,7 @@ class Guest final : public Napi::ObjectWrap<Guest> {
     const double limit = info[0].As<Napi::Number>().DoubleValue();
     return Post(info, [limit](GuestState& state) -> GuestThread::Reply {
       const std::unique_ptr<VcpuControl> control = std::exchange(state.control, nullptr);
+      state.hypervisor = nullptr;
       state.Runs();
       if (control) control->Detach(After(limit));
       return nullptr;

@@ -13,6 +13,7 @@
 #include "error.h"
 #include "hypervisor/vcpu_control.h"
 #include "memory/guest_ram.h"
+#include "process/process_handle.h"
 #include "shadow/shadow.h"
 
 namespace penumbra {
@@ -38,6 +39,7 @@ struct GuestState {
 
   std::shared_ptr<const GuestRam> ram;
   std::unique_ptr<VcpuControl> control;
+  std::unique_ptr<const ProcessHandle> hypervisor;  ///< with `control`
   std::unique_ptr<Shadow> shadow;
   std::vector<VcpuState> vcpus;  ///< as of the last stop
   std::chrono::steady_clock::time_point stopped_at;
@@ -68,8 +70,12 @@ struct GuestState {
   }
   /// For what begins a look at the guest; what ends one must work to the last.
   VcpuControl& RequireGuest() {
-    if (gone) throw Error("GUEST_GONE", *gone);
+    RequirePresence();
     return RequireControl();
+  }
+  /// That the guest is still the one that was attached to.
+  void RequirePresence() const {
+    if (gone) throw Error("GUEST_GONE", *gone);
   }
   Shadow& RequireShadow() {
     if (!shadow) throw Error("INTERNAL", "no shadow was made");

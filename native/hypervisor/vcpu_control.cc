@@ -43,7 +43,13 @@ bool VcpuControl::BeginHold() {
     hold_->Begin();
   } catch (const Error& error) {
     pages_->Disarm();
-    if (std::string_view(error.code()) != "PERMISSION") throw;
+    const std::string_view code = error.code();
+    if (code == "GUEST_GONE") {
+      // Or its vCPU was unplugged: QEMU itself is asked then.
+      GiveUp(error.what());
+      return false;
+    }
+    if (code != "PERMISSION") throw;
     refusal_ = error.what();
     return false;
   }

@@ -154,4 +154,14 @@ void GuestRam::RequireIntact() const {
   }
 }
 
+void GuestRam::RequireReachable() const {
+  RequireIntact();
+  for (const Region& region : regions_) {
+    uint8_t byte;
+    if (region.foreign && !foreign_->Read(region.address, &byte, sizeof byte)) {
+      throw Error("GUEST_GONE", "the hypervisor's memory cannot be read any more");
+    }
+  }
+}
+
 }  // namespace penumbra

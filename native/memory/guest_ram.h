@@ -123,6 +123,8 @@ class GuestRam {
 
   /// Throws Error GUEST_GONE when the file behind the RAM lost its end.
   void RequireIntact() const;
+  /// The same; throws it also when the hypervisor's memory cannot be read any more. Takes a system call.
+  void RequireReachable() const;
 
  private:
   struct Region {

@@ -50,6 +50,23 @@ void RequireRoom(const Batch& batch) {
   }
 }
 
+/// Bytes that a batch can give back. All calls of a repeated step but the last return fewer than its limit together,
+/// and no fewer than one each.
+uint64_t MostGivenBack(const Batch& batch) {
+  uint64_t bytes = 0;
+  for (uint32_t i = 0; i < batch.step_count(); ++i) {
+    const StepRecord& step = batch.steps()[i];
+    const uint64_t before = (step.flags & StepRecord::kRepeat) != 0 ? step.limit : 0;
+    for (uint32_t k = 0; k < step.argument_count; ++k) {
+      const ArgumentRecord& argument = batch.argument(step.first_argument + k);
+      if (argument.kind != ArgumentRecord::kOut && argument.kind != ArgumentRecord::kInOut) continue;
+      const bool counts = (argument.flags & ArgumentRecord::kLengthIsResult) != 0;
+      bytes += argument.size + (counts ? before : before * argument.size);
+    }
+  }
+  return bytes;
+}
+
 void RequireHandlers(const Batch& batch, const Recipe& recipe) {
   for (uint32_t i = 0; i < batch.step_count(); ++i) {
     const StepRecord& step = batch.steps()[i];
@@ -71,6 +88,7 @@ void BatchRun::Start(const Batch& batch, const Recipe& recipe, const Context& co
   RequireRoom(batch);
   RequireHandlers(batch, recipe);
   batch_ = &batch;
+  room_ = MostGivenBack(batch);
   window_ = context.scratch_address;
   runner_state state{};
   PlaceRecords(&state);
@@ -150,10 +168,11 @@ void BatchRun::TakeOuts(BatchResult* result) {
     runner_out out;
     std::memcpy(&out, records + i * sizeof out, sizeof out);
     const uint8_t* bytes = Find(out);
-    if (bytes == nullptr) {
+    if (bytes == nullptr || out.length > room_) {
       result->failure = CallFailure{"CORRUPT", "the guest wrote over the results of its calls", 0, {}};
       break;
     }
+    room_ -= out.length;
     result->outs.push_back({out.step, out.argument, static_cast<uint32_t>(result->bytes.size()), out.length});
     result->bytes.insert(result->bytes.end(), bytes, bytes + out.length);
   }

@@ -51,6 +51,7 @@ class BatchRun {
   const Scratch& scratch_;
   runner_state* state_;  ///< in memory that the guest can write
   const Batch* batch_ = nullptr;
+  uint64_t room_ = 0;  ///< bytes that the batch may still give back
   uint64_t window_ = 0;
   uint64_t values_ = 0;   ///< offset in the window
   uint64_t blocked_ = 0;  ///< offset in the window

@@ -1,5 +1,7 @@
 #include "shadow/call_timer.h"
 
+#include <algorithm>
+
 namespace penumbra {
 
 namespace {
@@ -17,12 +19,14 @@ CallTimer::~CallTimer() {
   thread_.join();
 }
 
-void CallTimer::Arm(Clock::duration limit) {
+void CallTimer::Arm(Clock::duration limit, Clock::duration whole) {
   bool is_sooner;
   {
     const std::lock_guard lock(mutex_);
     limit_ = limit;
-    when_ = Clock::now() + limit;
+    const Clock::time_point now = Clock::now();
+    end_ = now + whole;
+    when_ = std::min(now + limit, end_);
     calls_then_ = calls();
     is_sooner = when_ < wakes_;
   }
@@ -44,9 +48,9 @@ void CallTimer::Run() {
       changed_.wait(lock);
     } else if (Clock::now() < when_) {
       changed_.wait_until(lock, when_);
-    } else if (calls() != calls_then_) {
+    } else if (calls() != calls_then_ && Clock::now() < end_) {
       calls_then_ = calls();
-      when_ = Clock::now() + limit_;
+      when_ = std::min(Clock::now() + limit_, end_);
     } else {
       engine_->Interrupt();
       wakes_ = Clock::now() + kRepeat;

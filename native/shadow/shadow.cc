@@ -16,6 +16,7 @@ constexpr uint64_t kFrameBytes = RUNNER_PT_REGS_WORDS * 8;  // struct pt_regs
 constexpr uint64_t kForgetEvery = 16;
 constexpr size_t kMostCallers = 24;
 constexpr uint64_t kSpinShare = 8;
+constexpr int kLongestBatch = 30;  // times that one call may take
 constexpr size_t kMostLockCallers = 4;
 constexpr uint8_t kHlt = 0xf4;
 
@@ -64,6 +65,15 @@ void Shadow::Refresh() {
   if (code_watch_.Changed() || rewritten) engine_->CodeChanged();
 }
 
+void Shadow::NoteCode() {
+  try {
+    code_watch_.Add(engine_->TakeNewCodePages());
+  } catch (const Error&) {
+    // Without the page as it was nobody can tell whether its translation still holds.
+    engine_->CodeChanged();
+  }
+}
+
 void Shadow::Collect() {
   // Now and then all are given back: those that are still needed return with the next calls, the others would be
   // refreshed for nothing for ever.
@@ -93,7 +103,8 @@ BatchResult Shadow::Run(const Batch& batch) {
   batch_run_.Start(batch, recipe_, *context_, context_->stack_top - kFrameBytes, limit != 0);
   // In the middle of kernel code a call may wait for what the stopped guest will never do: that shows soon.
   const bool may_spin = context_->stop_class == StopClass::kKernel;
-  timer_->Arm(std::chrono::nanoseconds(options_.time_limit_ns / (may_spin ? kSpinShare : 1)));
+  timer_->Arm(std::chrono::nanoseconds(options_.time_limit_ns / (may_spin ? kSpinShare : 1)),
+              std::chrono::nanoseconds(options_.time_limit_ns) * kLongestBatch);
   BatchResult result;
   result.values.reserve(batch.step_count());
   do {

@@ -80,8 +80,9 @@ class Shadow final : public TrapHandler {
   /// From now on the guest may run without changing what calls find. Returns the bytes copied.
   uint64_t CopyMemory() { return memory_.CopyAll(); }
 
-  /// Remembers what was translated; call while the guest still stands.
-  void NoteCode() { code_watch_.Add(engine_->TakeNewCodePages()); }
+  /// Remembers what was translated; call while the guest still stands. Does not fail: whoever lets the guest go comes
+  /// by.
+  void NoteCode();
 
   /// Finds the pages that became private; slow, meant for when the guest runs again.
   void Collect();

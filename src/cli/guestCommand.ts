@@ -48,7 +48,12 @@ export const guestOptions: Record<string, Options> = {
     requiresArg: true,
     describe: 'process of the guest (pid) whose rights, root and namespaces are used',
   },
-  timeout: { type: 'string', default: '2000', requiresArg: true, describe: 'ms that a batch of calls may take' },
+  timeout: {
+    type: 'string',
+    default: '2000',
+    requiresArg: true,
+    describe: "ms that one of the guest's system calls may take",
+  },
 };
 const LONGEST_TIMEOUT = 3_600_000;
 const HIGHEST_PID = 4_194_304;
@@ -88,21 +93,35 @@ export function wholeNumber(option: string, text: string, most: number, least = 
   throw new UsageError(`--${option} is a number from ${least} to ${most}, not '${text}'`);
 }
 
-/** Attaches, works, detaches. When interrupted it does not wait for the work, but for the guest to be let go. */
+/**
+ * Attaches, works, detaches. When interrupted it does not wait for the work, but for the guest to be let go. Is not
+ * suspended by the terminal meanwhile: the guest would stand as long.
+ */
 export async function withGuest<Answer>(
   options: AttachOptions,
   verbose: boolean,
   work: (guest: Guest) => Promise<Answer>,
 ): Promise<Answer> {
   const { attach } = await import('../index.js');
-  const guest = await attach(options);
+  if (guestsInUse++ === 0) process.on('SIGTSTP', refuseSuspension);
   try {
-    const answer = await interruptible(work(guest), options.signal);
-    if (verbose) await reportCosts(guest);
-    return answer;
+    const guest = await attach(options);
+    try {
+      const answer = await interruptible(work(guest), options.signal);
+      if (verbose) await reportCosts(guest);
+      return answer;
+    } finally {
+      await guest.close();
+    }
   } finally {
-    await guest.close();
+    if (--guestsInUse === 0) process.off('SIGTSTP', refuseSuspension);
   }
+}
+
+let guestsInUse = 0;
+
+function refuseSuspension(): void {
+  complain('penumbra: not suspended, since the guest would stand still as long (Ctrl-C ends it)');
 }
 
 async function askOne<Arguments, Answer>(

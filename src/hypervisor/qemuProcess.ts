@@ -111,13 +111,28 @@ export function commandOf(pid: number): string {
 /** @throws PenumbraError GUEST_GONE */
 export function startTimeOf(pid: number): bigint {
   try {
-    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
-    // The second field is the command in parentheses, which may hold anything: count from the last one. Field 22.
-    const value = stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19];
-    return BigInt(value ?? '0');
+    return statOf(pid).startTime;
   } catch (cause) {
     throw new PenumbraError('GUEST_GONE', `process ${pid} ended`, { cause });
   }
+}
+
+/** Whether this very process still runs, and not another one that has its pid now. */
+export function isRunning(pid: number, startTime: bigint): boolean {
+  try {
+    const stat = statOf(pid);
+    return stat.startTime === startTime && stat.state !== 'Z';
+  } catch {
+    return false;
+  }
+}
+
+/** proc_pid_stat(5): fields 3 and 22. */
+function statOf(pid: number): { state: string; startTime: bigint } {
+  const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
+  // The second field is the command in parentheses, which may hold anything: count from the last one.
+  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+  return { state: fields[0] ?? '', startTime: BigInt(fields[19] ?? '0') };
 }
 
 function uidOf(pid: number): number {

@@ -1,6 +1,7 @@
 import { addon } from '../binding.js';
 import { PenumbraError } from '../errors.js';
 import { type NativeWatchdog, type WatchdogOrder, watchdogPhases } from './native.js';
+import { commandOf, isRunning, startTimeOf } from './qemuProcess.js';
 import type { QmpClient } from './qmp.js';
 
 export interface StubOptions {
@@ -35,8 +36,9 @@ interface RunState {
   running: boolean;
 }
 
-/** Marks our chardevs, so that one which outlived its penumbra can be told and removed. */
+/** Marks our chardevs, so that one which outlived its penumbra can be told and removed: penumbra-PID-STARTTIME-COUNT. */
 const CHARDEV_PREFIX = 'penumbra-';
+const CHARDEV_OWNER = /^penumbra-(\d+)-(\d+)-/;
 
 /** In these states QEMU has no guest that could be looked into. */
 const UNUSABLE_STATES = new Set(['inmigrate', 'postmigrate', 'shutdown', 'internal-error']);
@@ -48,7 +50,8 @@ let count = 0;
  * killed. Nothing is left behind on failure.
  *
  * QEMU's side is `getfd`, `chardev-add` with that fd, HMP `gdbserver chardev:ID`; opening the stub stops the guest.
- * @throws PenumbraError STUB when QEMU refuses or has a gdbserver already, UNSUPPORTED in a run state without a guest
+ * @throws PenumbraError STUB when QEMU refuses or has a gdbserver already, UNSUPPORTED in a run state without a guest,
+ * BUSY when a penumbra of another user, whose lock we do not see, has the guest
  */
 export async function openStub(qmp: QmpClient, options: StubOptions): Promise<PrivateStub> {
   const [found, chardevs] = await Promise.all([
@@ -60,7 +63,7 @@ export async function openStub(qmp: QmpClient, options: StubOptions): Promise<Pr
   refuseForeignServer(chardevs, options.gdbservers);
   await removeLeftovers(qmp, chardevs);
 
-  const id = `${CHARDEV_PREFIX}${process.pid}-${++count}`;
+  const id = `${CHARDEV_PREFIX}${process.pid}-${startTimeOf(process.pid)}-${++count}`;
   const [ours, theirs] = addon.socketPair();
   let watchdog: NativeWatchdog;
   try {
@@ -182,12 +185,21 @@ function refuseForeignServer(chardevs: { label: string }[], gdbservers: readonly
   );
 }
 
-/** The guest is locked by us: a chardev of ours that exists belongs to nobody. */
+/** What this user's other processes have is locked: a chardev belongs to nobody, or to a penumbra of somebody else. */
 async function removeLeftovers(qmp: QmpClient, chardevs: { label: string }[]): Promise<void> {
   const leftovers = chardevs.filter((chardev) => chardev.label.startsWith(CHARDEV_PREFIX));
   if (leftovers.length === 0) return;
+  for (const { label } of leftovers) refuseOwned(label);
   await qmp.hmp('gdbserver none');
   await Promise.all(leftovers.map(({ label }) => qmp.execute('chardev-remove', { id: label }).catch(ignoreRefusal)));
+}
+
+function refuseOwned(label: string): void {
+  const [, number, startTime] = CHARDEV_OWNER.exec(label) ?? [];
+  if (number === undefined || startTime === undefined) return;
+  const pid = Number(number);
+  if (pid === process.pid || !isRunning(pid, BigInt(startTime))) return;
+  throw new PenumbraError('BUSY', `the guest is in use by process ${pid} (${commandOf(pid)}): wait for it or end it`);
 }
 
 async function addChardev(qmp: QmpClient, id: string, fd: number): Promise<void> {

@@ -4,6 +4,8 @@ import { NameIndex } from './nameIndex.js';
 /** Documentation/bpf/btf.rst and include/uapi/linux/btf.h. */
 export const BTF_MAGIC = 0xeb9f;
 const HEADER_SIZE = 24;
+/** The kernel accepts none that are longer (KSYM_NAME_LEN, __btf_name_valid in kernel/bpf/btf.c); forged ones are cut. */
+const LONGEST_NAME = 512;
 
 export enum BtfKind {
   Void = 0,
@@ -215,8 +217,9 @@ export class BtfTypes {
 
   #nameEnd(offset: number): number {
     const strings = this.#strings;
+    const limit = Math.min(strings.length, offset + LONGEST_NAME);
     let end = offset;
-    while (end < strings.length && strings[end] !== 0) end++;
+    while (end < limit && strings[end] !== 0) end++;
     return end;
   }
 

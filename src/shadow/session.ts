@@ -11,7 +11,10 @@ import { type Borrowed, contextRecipe } from './recipe.js';
 import { Shadow } from './shadow.js';
 
 export interface SessionOptions {
-  /** milliseconds that one call may take; 1000 unless given, and an eighth of it where the guest was stopped in kernel code */
+  /**
+   * milliseconds that one call may take; 1000 unless given, and an eighth of it where the guest was stopped in kernel
+   * code. A batch of calls may take thirty times as long.
+   */
   callTimeout?: number;
   /** instructions that one call may take; 0, the default, sets no limit and is faster */
   instructionLimit?: number;
@@ -72,6 +75,7 @@ export class ShadowSession {
   #borrowed: Borrowed;
   #options: SessionOptions = {};
   #busy: Promise<unknown> = Promise.resolve();
+  #hasShadow = false;
   readonly counts: SessionCounts = {
     stops: 0,
     retries: 0,
@@ -217,10 +221,12 @@ export class ShadowSession {
     const recipe = contextRecipe(this.#kernel, this.#perCpuBases, this.#borrowed);
     await this.#native.createShadow(recipe, this.#ram.scratchGpa, this.#engine);
     await this.configure(this.#options);
+    this.#hasShadow = true;
   }
 
   async #follow(force: boolean): Promise<void> {
-    if (await this.#ram.followRam(force)) await this.#createShadow();
+    if (await this.#ram.followRam(force)) this.#hasShadow = false;
+    if (!this.#hasShadow) await this.#createShadow();
   }
 
   /** One at a time: a guest has one memory to run calls in. */

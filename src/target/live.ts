@@ -75,7 +75,8 @@ export class LiveTarget implements AsyncDisposable {
       const message = ENDS.get(name);
       // Fails when it was given back meanwhile.
       if (message !== undefined) this.native.setGone(message).catch(() => undefined);
-      if (!RAM_EVENTS.has(name)) return;
+      // QEMU sends some of them whenever the guest likes: one look is due, however many came.
+      if (!RAM_EVENTS.has(name) || this.#ramMayDiffer) return;
       this.#ramMayDiffer = true;
       this.onRamEvent();
     });
@@ -113,6 +114,7 @@ export class LiveTarget implements AsyncDisposable {
       let vcpus: VcpuState[] = [];
       const opened = await openVcpus(qmp, qemu.pid);
       const handles = typeof opened === 'string' ? undefined : opened;
+      const { pid } = qemu;
       let stub: PrivateStub;
       try {
         stub = await openStub(qmp, {
@@ -120,7 +122,7 @@ export class LiveTarget implements AsyncDisposable {
           gdbservers: qemu.commandLine.gdbservers,
           vcpuFds: handles?.fds ?? [],
           handshake: async (fd, foundRunning, watchdog) => {
-            vcpus = await native.connectStub(fd, watchdog, foundRunning, stubTimeout, handles);
+            vcpus = await native.connectStub(fd, watchdog, foundRunning, stubTimeout, handles, pid);
           },
           detach: () => native.detachStub(stubTimeout),
         });
