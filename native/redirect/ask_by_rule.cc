@@ -52,7 +52,7 @@ class Marshalling {
     switch (rule(i).kind) {
       case ArgumentRule::kFd: {
         const int file = supervisor_.FileOf(call_, call_.arguments[i]);
-        if (file == ToolProcess::kLocal) return Answer::Continue();
+        if (file == ToolProcess::kLocal) return AnswerLocal();
         registers_[i] = static_cast<uint64_t>(file);
         return std::nullopt;
       }
@@ -64,6 +64,14 @@ class Marshalling {
       default:
         return std::nullopt;
     }
+  }
+
+  /// What --scratch lets succeed in the shadow must not happen on the host. Only a file that was opened for writing can
+  /// get another size: one of the tool's own, or its output.
+  Answer AnswerLocal() {
+    const bool is_size = call_.number == SYS_ftruncate || call_.number == SYS_fallocate;
+    if (call_.rule->action != CallRule::kScratch || is_size) return Answer::Continue();
+    return supervisor_.Refuse(call_, "it would be done to a file of the host");
   }
 
   std::optional<Answer> PrepareFolder(uint8_t i) {

@@ -252,15 +252,20 @@ void EntryPattern::NoteOpened(const Question& question, const std::vector<Reply>
     if (!question.calls[i].shape->opens || replies[i].value < 0) continue;
     const uint64_t file = static_cast<uint64_t>(replies[i].value);
     if (paths_.size() >= kMostPaths) paths_.clear();
-    NoteClosed(file);
+    Forget(file);
     paths_[file] = PathOf(question.calls[i]);
   }
 }
 
 void EntryPattern::NoteClosed(uint64_t file) {
+  Forget(file);
+  if (begun_) std::replace(begun_->begin(), begun_->end(), static_cast<int64_t>(file), int64_t{-1});
+}
+
+// What is known of the file that had this number.
+void EntryPattern::Forget(uint64_t file) {
   paths_.erase(file);
   if (planned_for_ != nullptr && Uses(*steps_, file)) planned_for_ = nullptr;
-  if (begun_) std::replace(begun_->begin(), begun_->end(), static_cast<int64_t>(file), int64_t{-1});
   for (const std::shared_ptr<Listing>& listing : listings_) {
     if (listing->file != file) continue;
     listing->file = Listing::kClosed;

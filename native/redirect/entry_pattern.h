@@ -103,6 +103,7 @@ class EntryPattern {
     NamePlace place;
   };
 
+  void Forget(uint64_t file);
   void NoteEntry(const std::shared_ptr<Listing>& listing, uint32_t entry, const Question& question,
                  const std::vector<Reply>& replies, bool may_plan);
   void NoteOpened(const Question& question, const std::vector<Reply>& replies);

@@ -1,10 +1,12 @@
 // How files get from here into a tool.
 #include <fcntl.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
 
 #include "redirect/supervisor.h"
 
@@ -42,7 +44,10 @@ Answer Supervisor::GiveGuestFile(const ToolCall& call, int64_t guest_fd, bool cl
   file->family = details.family;
   file->protocol = details.protocol;
   file->writable = details.writable;
-  const int given = Install(listener_, call.id, placeholder, number, close_on_exec, true);
+  // The same number as in the guest, so that what it tells of its files is true, unless the tool has one of its own
+  // there.
+  const int wanted = IsOpen(call, guest_fd) ? -1 : number;
+  const int given = Install(listener_, call.id, placeholder, wanted, close_on_exec, true);
   const int error = errno;
   // Where it did not get to the tool that was the last of it.
   close(placeholder);
@@ -58,6 +63,13 @@ Answer Supervisor::GiveLocalFile(const ToolCall& call, int fd, bool close_on_exe
 
 bool Supervisor::ReplaceFile(const ToolCall& call, int source, int tool_fd, bool close_on_exec) {
   return Install(listener_, call.id, source, tool_fd, close_on_exec, false) >= 0;
+}
+
+bool Supervisor::IsOpen(const ToolCall& call, uint64_t fd) const {
+  char link[48];
+  std::snprintf(link, sizeof link, "task/%d/fd/%d", call.thread, static_cast<int>(fd));
+  struct stat status;
+  return fstatat(call.process->folder, link, &status, AT_SYMLINK_NOFOLLOW) == 0;
 }
 
 int Supervisor::CopyFd(const ToolCall& call, uint64_t fd) {

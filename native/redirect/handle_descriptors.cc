@@ -5,29 +5,58 @@
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <iterator>
 
 #include "redirect/handlers.h"
 
 namespace penumbra {
 
+namespace {
+
+// linux/fcntl.h, which does not go together with fcntl.h.
+constexpr int kSetOwnEx = 15, kOfdGetLock = 36, kOfdSetLock = 37, kOfdSetLockWait = 38;
+
+/// F_GETLK: nothing keeps the lock from being taken.
+Answer SayUnlocked(const ToolCall& call) {
+  struct flock lock;
+  if (!call.process->memory.ReadValue(call.arguments[2], &lock)) return Answer::Error(EFAULT);
+  lock.l_type = F_UNLCK;
+  return call.process->memory.Write(call.arguments[2], &lock, sizeof lock) ? Answer::Value(0) : Answer::Error(EFAULT);
+}
+
+}  // namespace
+
 Answer HandleControlFile(Supervisor& supervisor, ToolCall& call) {
   const int command = static_cast<int>(call.arguments[1]);
   const int file = supervisor.FileOf(call, call.arguments[0]);
   switch (command) {
+    // Signals to whomever the tool names.
     case F_SETOWN:
+    case kSetOwnEx:
     case F_SETSIG:
     case F_SETLEASE:
     case F_NOTIFY:
       return supervisor.Refuse(call);
+    case F_SETFL:
+      if ((call.arguments[2] & O_ASYNC) != 0) return supervisor.Refuse(call);
+      if (file == ToolProcess::kLocal) return Answer::Continue();
+      // The guest's files never block: HandleOpenAt.
+      return Answer::Value(
+          supervisor.Ask(SYS_fcntl, static_cast<uint64_t>(file), F_SETFL, call.arguments[2] | O_NONBLOCK));
     case F_GETFL: {
       if (file == ToolProcess::kLocal) return Answer::Continue();
       return Answer::Value(supervisor.Ask(SYS_fcntl, static_cast<uint64_t>(file), F_GETFL) & ~int64_t{O_NONBLOCK});
     }
     case F_GETLK:
+    case kOfdGetLock:
+      return file == ToolProcess::kLocal ? Answer::Continue() : SayUnlocked(call);
     case F_SETLK:
     case F_SETLKW:
+    case kOfdSetLock:
+    case kOfdSetLockWait:
       // Locks against others mean nothing where nobody else runs.
       return file == ToolProcess::kLocal ? Answer::Continue() : Answer::Value(0);
     default:
@@ -81,19 +110,31 @@ constexpr Command kQuestions[] = {
 };
 constexpr uint32_t kMostArgument = 4096;
 
+/// Whether a command does nothing but to the one of the tool's own files that it is given, and to what the tool alone
+/// has of it: a socket's can be about the host's interfaces, a file's about its file system. By the command alone,
+/// since another thread may put another file in its place.
+bool MayControl(uint32_t command) {
+  constexpr uint32_t kHarmless[] = {FIOCLEX, FIONCLEX, FIONBIO, FIONREAD, TIOCOUTQ};
+  // Signals to whomever the tool names; characters put into the terminal's input, which would be read by whoever comes
+  // after the tool. The numbers of processes that a tool knows are not those of its terminal: shells turn job control
+  // off.
+  constexpr uint32_t kNever[] = {FIOASYNC,  TIOCSTI,  TIOCLINUX, TIOCCONS,   TIOCGPGRP,
+                                 TIOCSPGRP, TIOCGSID, TIOCSETD,  TIOCVHANGUP};
+  const auto is_one_of = [command](const auto& list) {
+    return std::find(std::begin(list), std::end(list), command) != std::end(list);
+  };
+  if (is_one_of(kHarmless)) return true;
+  if (is_one_of(kNever)) return false;
+  return command >> 8 == 'T' || _IOC_DIR(command) == _IOC_READ;
+}
+
 }  // namespace
 
 /// Only what asks: the commands named, and those that say of themselves that they only read (asm-generic/ioctl.h).
 Answer HandleControlDevice(Supervisor& supervisor, ToolCall& call) {
   const int file = supervisor.FileOf(call, call.arguments[0]);
   const uint32_t command = static_cast<uint32_t>(call.arguments[1]);
-  if (file == ToolProcess::kLocal) {
-    // Characters put into the terminal's input would be read by whoever comes after the tool.
-    // The numbers of processes that a tool knows are not those of its terminal: shells turn job control off.
-    if (command == TIOCGPGRP || command == TIOCSPGRP || command == TIOCGSID) return Answer::Error(ENOTTY);
-    if (command == TIOCSTI || command == TIOCLINUX || command == TIOCCONS) return supervisor.Refuse(call);
-    return Answer::Continue();
-  }
+  if (file == ToolProcess::kLocal) return MayControl(command) ? Answer::Continue() : Answer::Error(ENOTTY);
   if (command == FIOCLEX || command == FIONCLEX) return Answer::Continue();
   if (command == FIONBIO) return Answer::Value(0);
   if (command == NS_GET_USERNS || command == NS_GET_PARENT) {

@@ -1,14 +1,17 @@
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <linux/openat2.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <iterator>
 #include <string>
 #include <string_view>
 #include <unordered_set>
@@ -56,21 +59,37 @@ int NamedFd(std::string_view path) {
   return -1;
 }
 
+/// What a loader reads: programs, libraries and its own two files. Any code of the tool can call through the loader.
+bool IsForLoader(int fd, const char* path, const struct stat& status) {
+  constexpr char kMagic[] = {0x7f, 'E', 'L', 'F'};
+  if (!S_ISREG(status.st_mode)) return false;
+  if (std::string_view(path) == "/etc/ld.so.cache" || std::string_view(path) == "/etc/ld.so.preload") return true;
+  char begin[sizeof kMagic];
+  return pread(fd, begin, sizeof begin, 0) == sizeof begin && std::memcmp(begin, kMagic, sizeof begin) == 0;
+}
+
 /// Opened here and handed over: what was checked is what the tool gets.
 Answer OpenLocal(Supervisor& supervisor, const ToolCall& call, const char* path, uint64_t flags) {
   // Only what is no file on a disk may be written to: /dev/null, the terminal.
   if ((flags & (O_CREAT | O_EXCL)) == (O_CREAT | O_EXCL)) return Answer::Error(EEXIST);
   open_how how = {};
-  how.flags = (flags & ~uint64_t{O_CREAT | O_TRUNC | O_EXCL | O_PATH}) | O_CLOEXEC | O_NOCTTY;
+  // A pipe or a device must not hold this thread up.
+  how.flags = (flags & ~uint64_t{O_CREAT | O_TRUNC | O_EXCL | O_PATH}) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
   how.resolve = RESOLVE_NO_MAGICLINKS;
   const int fd = static_cast<int>(syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof how));
   if (fd < 0) return Answer::Error(errno);
   struct stat status;
   const bool is_known = fstat(fd, &status) == 0;
-  if (!is_known || ((flags & O_ACCMODE) != O_RDONLY && !S_ISCHR(status.st_mode))) {
+  const bool by_loader = call.process->IsLoader(call.instruction);
+  if (!is_known || ((flags & O_ACCMODE) != O_RDONLY && (by_loader || !S_ISCHR(status.st_mode)))) {
     close(fd);
     return supervisor.Refuse(call, "a file of the host is never written to");
   }
+  if (by_loader && !IsForLoader(fd, path, status)) {
+    close(fd);
+    return supervisor.Refuse(call, "a program's loader reads libraries only");
+  }
+  if ((flags & O_NONBLOCK) == 0) fcntl(fd, F_SETFL, static_cast<int>(how.flags & O_APPEND));
   return supervisor.GiveLocalFile(call, fd, (flags & O_CLOEXEC) != 0);
 }
 
@@ -101,7 +120,7 @@ Answer Open(Supervisor& supervisor, ToolCall& call, OpenRequest request) {
   supervisor.NoteProgress();
   if (place == Supervisor::Place::kLocal) return OpenLocal(supervisor, call, text, request.flags);
   if (std::optional<Answer> named = OpenNamedFd(supervisor, call, text, request.flags)) return *named;
-  if (!has_folder && text[0] != '/') return Answer::Error(ENOTDIR);
+  if (!has_folder && text[0] != '/') return Answer::Error(supervisor.IsOpen(call, request.folder) ? ENOTDIR : EBADF);
   const bool writes = WouldWrite(request.flags);
   if (writes && !supervisor.policy().scratch) {
     return supervisor.Refuse(call, std::string("writing to ") + text + " (--scratch lets it succeed in the shadow)");
@@ -235,6 +254,18 @@ Answer HandleChangeFolder(Supervisor& supervisor, ToolCall& call) {
   return Answer::Value(entered);
 }
 
+/// Files that the kernel makes up when they are read have no pages.
+bool CanBeMapped(Supervisor& supervisor, int file) {
+  constexpr int64_t kMadeUp[] = {PROC_SUPER_MAGIC, SYSFS_MAGIC,   CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC,
+                                 SECURITYFS_MAGIC, DEBUGFS_MAGIC, TRACEFS_MAGIC};
+  const WindowPiece piece = supervisor.Take(sizeof(struct statfs));
+  if (piece.host == nullptr) return false;
+  if (supervisor.Ask(SYS_fstatfs, static_cast<uint64_t>(file), piece.guest) != 0) return true;
+  struct statfs status;
+  std::memcpy(&status, piece.host, sizeof status);
+  return std::find(std::begin(kMadeUp), std::end(kMadeUp), static_cast<int64_t>(status.f_type)) == std::end(kMadeUp);
+}
+
 /// The part of the guest's file that is mapped is copied into the memfd that stands for it; then the call can go on.
 Answer HandleMap(Supervisor& supervisor, ToolCall& call) {
   const int file = supervisor.FileOf(call, call.arguments[4]);
@@ -248,7 +279,7 @@ Answer HandleMap(Supervisor& supervisor, ToolCall& call) {
   if (known < 0) return Answer::Value(known);
   struct stat value;
   std::memcpy(&value, status.host, sizeof value);
-  if (!S_ISREG(value.st_mode)) return Answer::Error(ENODEV);
+  if (!S_ISREG(value.st_mode) || !CanBeMapped(supervisor, file)) return Answer::Error(ENODEV);
   const int copy = supervisor.CopyFd(call, call.arguments[4]);
   if (copy < 0) return Answer::Error(-copy);
   const uint64_t size = value.st_size < 0 ? 0 : static_cast<uint64_t>(value.st_size);

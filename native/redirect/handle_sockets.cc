@@ -4,6 +4,7 @@
 #include <linux/sock_diag.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -82,6 +83,17 @@ bool HoldsMessages(const uint8_t* bytes, uint64_t length) {
   return true;
 }
 
+/// Whether the tool was started with a datagram socket, which a message could lead anywhere.
+bool IsConnectionless(Supervisor& supervisor, const ToolCall& call) {
+  const int copy = supervisor.CopyFd(call, call.arguments[0]);
+  if (copy < 0) return false;
+  int type = 0;
+  socklen_t size = sizeof type;
+  const bool is_socket = getsockopt(copy, SOL_SOCKET, SO_TYPE, &type, &size) == 0;
+  close(copy);
+  return is_socket && type != SOCK_STREAM && type != SOCK_SEQPACKET;
+}
+
 /// The message of a sendmsg or recvmsg: as the tool has it, and room for it in the window.
 struct Message {
   msghdr header;
@@ -139,10 +151,18 @@ Answer HandleSocket(Supervisor& supervisor, ToolCall& call) {
   return supervisor.GiveGuestFile(call, fd, (type & SOCK_CLOEXEC) != 0, details);
 }
 
+/// A pair of datagram sockets could be led to anybody's name, by a message that nobody has looked at.
+Answer HandleSocketPair(Supervisor& supervisor, ToolCall& call) {
+  const uint64_t type = call.arguments[1] & kTypeMask;
+  if (type == SOCK_STREAM || type == SOCK_SEQPACKET) return Answer::Continue();
+  return supervisor.Refuse(call, "datagrams could leave the tool");
+}
+
 /// connect and bind
 Answer HandleConnect(Supervisor& supervisor, ToolCall& call) {
   const SocketCall socket = SocketOf(supervisor, call);
-  if (socket.file == nullptr) return socket.number == ToolProcess::kLocal ? Answer::Continue() : Answer::Error(EBADF);
+  if (socket.number == ToolProcess::kLocal) return supervisor.Refuse(call, "nobody on the host is talked to");
+  if (socket.file == nullptr) return Answer::Error(EBADF);
   const bool connects = call.number == SYS_connect;
   // Who would accept does not run: name services and the like are not there.
   if (socket.file->family == AF_UNIX && connects) return Answer::Error(ECONNREFUSED);
@@ -157,7 +177,10 @@ Answer HandleConnect(Supervisor& supervisor, ToolCall& call) {
 /// sendto
 Answer HandleSend(Supervisor& supervisor, ToolCall& call) {
   const SocketCall socket = SocketOf(supervisor, call);
-  if (socket.file == nullptr) return socket.number == ToolProcess::kLocal ? Answer::Continue() : Answer::Error(EBADF);
+  if (socket.number == ToolProcess::kLocal) {
+    return call.arguments[4] == 0 ? Answer::Continue() : supervisor.Refuse(call, "nobody on the host is talked to");
+  }
+  if (socket.file == nullptr) return Answer::Error(EBADF);
   if (call.arguments[2] > Supervisor::kMostTransfer) return Answer::Error(EMSGSIZE);
   const WindowPiece message = supervisor.Take(call.arguments[2]);
   const WindowPiece address = supervisor.Take(call.arguments[4] == 0 ? 0 : std::min(call.arguments[5], kMostAddress));
@@ -182,7 +205,10 @@ Answer HandleReceive(Supervisor& supervisor, ToolCall& call) {
 
 Answer HandleSendMessage(Supervisor& supervisor, ToolCall& call) {
   const SocketCall socket = SocketOf(supervisor, call);
-  if (socket.number == ToolProcess::kLocal) return Answer::Continue();
+  if (socket.number == ToolProcess::kLocal) {
+    return IsConnectionless(supervisor, call) ? supervisor.Refuse(call, "datagrams could leave the tool")
+                                              : Answer::Continue();
+  }
   if (socket.file == nullptr) return Answer::Error(EBADF);
   Message message;
   if (const int error = ReadMessage(supervisor, call, &message)) return Answer::Error(error);

@@ -67,7 +67,8 @@ int64_t PollNow(Supervisor& supervisor, ToolCall& call, std::vector<pollfd>* pol
   int64_t ready = 0;
   for (size_t i = 0; i < polled->size(); ++i) {
     pollfd& entry = (*polled)[i];
-    const int16_t events = guest[i].fd >= 0 ? guest[i].revents : host[i].fd >= 0 ? host[i].revents : 0;
+    const int16_t closed = host[i].fd == -EBADF ? POLLNVAL : 0;
+    const int16_t events = guest[i].fd >= 0 ? guest[i].revents : host[i].fd >= 0 ? host[i].revents : closed;
     entry.revents = entry.fd < 0 ? 0 : events & (entry.events | POLLERR | POLLHUP | POLLNVAL);
     ready += entry.revents != 0;
     if (host[i].fd >= 0) close(host[i].fd);

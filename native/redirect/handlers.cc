@@ -34,6 +34,7 @@ constexpr Entry kHandlers[] = {
     {"copy", HandleCopy},
     {"advice", HandleAdvice},
     {"socket", HandleSocket},
+    {"socket-pair", HandleSocketPair},
     {"connect", HandleConnect},
     {"send", HandleSend},
     {"receive", HandleReceive},

@@ -41,6 +41,7 @@ Answer HandleCopy(Supervisor& supervisor, ToolCall& call);
 
 // handle_sockets.cc
 Answer HandleSocket(Supervisor& supervisor, ToolCall& call);
+Answer HandleSocketPair(Supervisor& supervisor, ToolCall& call);
 Answer HandleConnect(Supervisor& supervisor, ToolCall& call);
 Answer HandleSend(Supervisor& supervisor, ToolCall& call);
 Answer HandleReceive(Supervisor& supervisor, ToolCall& call);

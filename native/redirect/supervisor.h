@@ -157,6 +157,8 @@ class Supervisor {
   Answer GiveLocalFile(const ToolCall& call, int fd, bool close_on_exec);
   /// Puts a file over an fd of the tool without answering the call.
   bool ReplaceFile(const ToolCall& call, int source, int tool_fd, bool close_on_exec);
+  /// Whether the tool has anything open by this number.
+  bool IsOpen(const ToolCall& call, uint64_t fd) const;
   /// A copy of an fd of the tool, or -errno.
   int CopyFd(const ToolCall& call, uint64_t fd);
 

@@ -26,7 +26,45 @@ import { runTool as run } from '../lab/runTool.js';
 t.setTimeout(900_000);
 
 const source = fileURLToPath(new URL('../../../test/hostile/everyCall.c', import.meta.url));
+const waysOutSource = fileURLToPath(new URL('../../../test/hostile/waysOut.c', import.meta.url));
 const limit = 600_000;
+
+/** Ends when it is sent anything. */
+const datagramServer =
+  'import socket, sys; s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); s.bind(sys.argv[1]); s.recv(1)';
+
+/** What waysOut.c is to print: EPERM, ENOTTY, and what a kernel gives. */
+const WAYS_OUT = {
+  'datagram-pair': '-1',
+  'raw-pair': '-1',
+  'stream-pair': '0',
+  bind: '-1',
+  connect: '-1',
+  sendto: '-1',
+  interface: '-25',
+  write: '1',
+  'set-owner': '-1',
+  'set-owner-ex': '-1',
+  async: '-1',
+  'ioctl-owner': '-25',
+  'ioctl-group': '-25',
+  'ioctl-async': '-25',
+  nonblocking: '0',
+  'loader-file': '-1',
+  'loader-pipe': '-1',
+  'loader-device': '-1',
+  'loader-cache': '0',
+  'set-flags': '-25',
+  freeze: '-25',
+  mode: '-1',
+  'other-number': '1',
+  'own-number': '1',
+  map: '-19',
+  'get-lock': '1',
+  poll: '2',
+  'poll-closed': '1',
+  'closed-folder': '-9',
+};
 
 /** What a program could have changed, and nothing that changes by itself. */
 function hostState(folder: string): object {
@@ -127,6 +165,38 @@ t.test('tools that misbehave', async (t) => {
     execFileSync('gcc', ['-O1', '-o', path, `${path}.c`]);
     return path;
   };
+  const waysOut = program('waysOut', readFileSync(waysOutSource, 'utf8'));
+
+  for (const scratch of [false, true]) {
+    await t.test(`one that knows ways out${scratch ? ', with --scratch' : ''}`, async (t) => {
+      const place = mkdtempSync(join(tmpdir(), 'penumbra-canary-'));
+      t.teardown(() => rmSync(place, { recursive: true }));
+      writeFileSync(join(place, 'canary'), 'untouched\n', { mode: 0o644 });
+      execFileSync('mkfifo', [join(place, 'fifo')]);
+      const server = spawn('python3', ['-c', datagramServer, join(place, 'server')], { stdio: 'ignore' });
+      const victim = spawn('sleep', ['1000'], { stdio: 'ignore' });
+      t.teardown(() => [server, victim].forEach((process) => process.kill()));
+      const { exit, stdout, stderr } = await run(guest, [waysOut, place, String(victim.pid)], { scratch });
+      t.equal(exit, 0, stderr);
+      t.same(
+        Object.fromEntries(
+          stdout
+            .trim()
+            .split('\n')
+            .map((line) => line.split(' ')),
+        ),
+        WAYS_OUT,
+      );
+      t.equal(victim.signalCode, null, 'a process of the host lives on');
+      t.equal(server.exitCode, null, 'nobody on the host was talked to');
+      t.same(
+        readdirSync(place)
+          .filter((name) => name !== 'server')
+          .sort(),
+        ['canary', 'fifo'],
+      );
+    });
+  }
 
   await t.test('one for another processor, by way of a shell', async (t) => {
     const narrow = join(folder, 'narrow');
@@ -149,9 +219,10 @@ t.test('tools that misbehave', async (t) => {
   await t.test('one that goes into the background', async (t) => {
     const daemon = program(
       'daemon',
-      `#include <unistd.h>
+      `#include <sys/wait.h>
+       #include <unistd.h>
        int main() {
-         if (fork()) return 0;
+         if (fork()) return wait(0), 0;
          setsid();
          if (fork()) return 0;
          for (int fd = 0; fd < 3; ++fd) close(fd);
