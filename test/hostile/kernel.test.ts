@@ -332,6 +332,20 @@ t.test('types out of nothing', async () => {
   );
 });
 
+t.test('names that do not end', async (t) => {
+  const blob = new BtfBlob();
+  const int = blob.int('', 4);
+  for (let i = 0; i < 20_000; i++) blob.typedef('', int);
+  const padding = 1 << 20;
+  const bytes = blob.bytes(padding);
+  bytes.fill('a', bytes.length - padding - 1);
+  const start = performance.now();
+  const btf = new Btf(new BtfTypes(bytes));
+  for (const name of ['absent', 'a', 'a'.repeat(512)]) orOwnError(() => [btf.sizeof(name), btf.parameters(name)]);
+  const took = performance.now() - start;
+  t.ok(took < LIMIT_MS, `it took ${took.toFixed(0)} ms`);
+});
+
 t.test('types that contain themselves', async (t) => {
   const blob = new BtfBlob();
   const int = blob.int('int', 4);
