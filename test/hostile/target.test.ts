@@ -1,4 +1,5 @@
 /** Targets that are not there, not what they seem, or end in the middle. */
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { chmodSync, closeSync, ftruncateSync, mkdtempSync, openSync, rmSync, writeFileSync, writeSync } from 'node:fs';
 import { connect, createServer, type Server } from 'node:net';
@@ -8,6 +9,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import fc from 'fast-check';
 import t, { type Test } from 'tap';
 import { addon } from '../../src/binding.js';
+import { startTimeOf } from '../../src/hypervisor/qemuProcess.js';
 import { attach, type Guest, type PenumbraError } from '../../src/index.js';
 import { NativePhysicalMemory } from '../../src/target/nativeMemory.js';
 import { bareMachine, spinningSystem } from '../lab/bareMachine.js';
@@ -23,6 +25,7 @@ const ROUNDS = LONG ? 100 : 8;
 const RUNS = LONG ? 3000 : 150;
 /** Generous, for a loaded machine. */
 const BOOT_MS = 120_000;
+const SUSPENDED_MS = 60_000;
 const SEED = LONG ? Date.now() & 0x7fffffff : 20261121;
 
 async function refuses(t: Test, options: Parameters<typeof attach>[0], code: string, message: RegExp): Promise<void> {
@@ -111,6 +114,8 @@ t.test('one guest, attached to in every way', async (t) => {
     t.ok((await guest.processes()).length > 20);
   });
 
+  await t.test('a guest that the penumbra of another user has', (t) => ofAnotherUser(t, lab));
+
   await t.test(
     'a user without rights',
     { skip: process.getuid?.() !== 0 && 'only root can become another' },
@@ -172,8 +177,73 @@ t.test('one guest, attached to in every way', async (t) => {
     t.equal(await lab.text('echo alive'), 'alive');
   });
 
+  await t.test('its gdbstub is switched off while it stands', async (t) => {
+    await leavesNothing(t, async () => {
+      await using guest = await attach({ qmp: lab.socket });
+      const shadow = await guest.shadow();
+      t.equal(await shadow.syscall('getpid'), 1n);
+      await lab.hmp('gdbserver none');
+      await t.rejects(async () => shadow[Symbol.asyncDispose](), { code: 'GUEST_GONE' });
+      await guest.close();
+    });
+    t.equal(await lab.runState(), 'running');
+    t.equal(await lab.text('echo alive'), 'alive');
+  });
+
+  await t.test('Ctrl-Z while it stands', (t) => notSuspended(t, lab));
+
   await t.test('QEMU is killed', (t) => ends(t, lab, async () => void process.kill(lab.pid, 'SIGKILL')));
 });
+
+/** Its lock is elsewhere; what shows is the name of its chardev. */
+async function ofAnotherUser(t: Test, lab: TestGuest): Promise<void> {
+  const labels = async () => ((await lab.qmp('query-chardev')) as { label: string }[]).map(({ label }) => label);
+  const addChardev = (id: string) => lab.qmp('chardev-add', { id, backend: { type: 'null', data: {} } });
+  const owner = spawn('sleep', ['1000'], { stdio: 'ignore' });
+  t.teardown(() => owner.kill('SIGKILL'));
+  const pid = owner.pid as number;
+  const startTime = startTimeOf(pid);
+
+  const reused = `penumbra-${pid}-${startTime - 1n}-1`;
+  await addChardev(reused);
+  await attachOnce(lab);
+  t.notOk((await labels()).includes(reused), 'left behind by the one that had the pid before');
+
+  const owned = `penumbra-${pid}-${startTime}-1`;
+  await addChardev(owned);
+  await refuses(t, { qmp: lab.socket }, 'BUSY', new RegExp(`is in use by process ${pid} \\(sleep`));
+  t.ok((await labels()).includes(owned));
+
+  const ended = once(owner, 'exit');
+  owner.kill('SIGKILL');
+  await ended;
+  await attachOnce(lab);
+  t.notOk((await labels()).includes(owned), 'left behind by a process that ended');
+}
+
+async function notSuspended(t: Test, lab: TestGuest): Promise<void> {
+  const tool = ['sh', '-c', 'echo begun; read line; echo $line'];
+  const child = spawn(process.execPath, [penumbra, 'run', '--qmp', lab.socket, '--budget', '0', '--', ...tool], {
+    env: { ...process.env, NODE_OPTIONS: '' },
+    // Should it be suspended after all.
+    timeout: SUSPENDED_MS,
+    killSignal: 'SIGKILL',
+  });
+  const output = { stdout: '', stderr: '' };
+  child.stdin.on('error', () => undefined);
+  child.stdout.on('data', (chunk: Buffer) => (output.stdout += chunk));
+  child.stderr.on('data', (chunk: Buffer) => (output.stderr += chunk));
+  const closed = once(child, 'close');
+  await Promise.race([once(child.stdout, 'data'), closed]);
+  t.equal(await lab.runState(), 'paused');
+  child.kill('SIGTSTP');
+  await Promise.race([once(child.stderr, 'data'), closed]);
+  child.stdin.end('done\n');
+  t.equal((await closed)[0], 0);
+  t.match(output, { stdout: /^begun\ndone\n$/, stderr: /^penumbra: not suspended, .*\n$/ });
+  t.equal(await lab.runState(), 'running');
+  t.equal(await lab.text('echo alive'), 'alive');
+}
 
 async function attachOnce(lab: TestGuest): Promise<void> {
   await using guest = await attach({ qmp: lab.socket });
