@@ -23,6 +23,13 @@ const RUNS = LONG ? 5000 : 300;
 const STRAY_CALLS = LONG ? 2000 : 150;
 /** Runs are the same every time unless the long ones. */
 const SEED = LONG ? Date.now() & 0x7fffffff : 20261121;
+const CALL_TIMEOUT_MS = 100;
+
+/**
+ * Guest code that makes the batch runner's count of calls grow for ever: it returns to the runner's only page, two pages
+ * below that of struct runner_state (native/shadow/scratch.h), where `calls` is at 0x140 (native/inshadow/batch_runner.h).
+ */
+const FORGES_CALLS = 'mov rax, [rsp]; and rax, 0xfffffffffffff000; again: inc qword ptr [rax + 0x2140]; jmp again';
 
 t.test('stubs are what their source says', async (t) => {
   for (const [name, stub] of Object.entries(stubs)) {
@@ -212,7 +219,7 @@ t.test('one paused guest, and every way in which a call can end', async (t) => {
   await using lab = await labGuest(t, { kernel: '6.1', load: 'idle' });
   await lab.qmp('stop');
   const before = await stateOf(lab);
-  await using guest = await attach({ qmp: lab.socket, callTimeout: 100 });
+  await using guest = await attach({ qmp: lab.socket, callTimeout: CALL_TIMEOUT_MS });
   const text = kernelText(guest.kernel);
   const pids = (await guest.processes()).map(({ pid }) => pid);
   t.ok(pids.length > 20);
@@ -268,6 +275,20 @@ t.test('one paused guest, and every way in which a call can end', async (t) => {
   await endsWith('a device', 'DEVICE_ACCESS', /needs a device of the guest \(at 0x80\)/, calls(text.find('e680')));
   await endsWith('a halt', 'GUEST_FAULT', /halted the CPU/, calls(text.find('f4')));
   await endsWith('a loop, by time', 'WATCHDOG', /ran out of its time/, calls(text.find('ebfe')));
+  await t.test('a loop that counts itself as calls, by time', async (t) => {
+    const start = performance.now();
+    const code = await assemble(FORGES_CALLS, 64);
+    const address = guest.kernel.requireSymbol('msleep');
+    const forge = inShadow(async (shadow) => {
+      await shadow.write(address, code);
+      await shadow.callFunction(address);
+    });
+    await t.rejects(forge(guest), { code: 'WATCHDOG', message: /ran out of its time/ });
+    const limits = (performance.now() - start) / CALL_TIMEOUT_MS;
+    // 30, but a loaded machine may let it make no progress for a while.
+    t.ok(limits > 3 && limits < 60, `after ${limits.toFixed(1)} times as long as a call may take`);
+    t.equal(await guest.use((shadow) => shadow.syscall('getpid')), 1n);
+  });
   await endsWith(
     'a refused call',
     'REFUSED',
