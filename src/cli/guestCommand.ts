@@ -120,8 +120,10 @@ export async function withGuest<Answer>(
 
 let guestsInUse = 0;
 
+/** The terminal has suspended the rest of the process group as well: a tool, or who reads this output. */
 function refuseSuspension(): void {
   complain('penumbra: not suspended, since the guest would stand still as long (Ctrl-C ends it)');
+  process.kill(0, 'SIGCONT');
 }
 
 async function askOne<Arguments, Answer>(
