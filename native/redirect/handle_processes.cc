@@ -71,9 +71,8 @@ Answer HandleExecute(Supervisor& supervisor, ToolCall& call) {
     return Answer::Error(EACCES);
   }
   supervisor.NoteProgress();
-  // Memory, loader and clock page will be others.
-  call.process->prepared = false;
-  call.process->breaking_handlers.clear();
+  // Memory, loader and clock page will be others; until then the other threads go on in these.
+  call.process->executing.push_back(call.thread);
   return Answer::Continue();
 }
 

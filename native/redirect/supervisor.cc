@@ -135,22 +135,29 @@ void Supervisor::Serve(int listener) {
   call.instruction = notification->data.instruction_pointer;
   std::copy(std::begin(notification->data.args), std::end(notification->data.args), call.arguments);
   call.process = processes_.Find(call.thread);
-  if (call.process != nullptr && !call.process->prepared) {
-    if (!processes_.Prepare(call.process)) {
-      End("a program could not be kept from reading the host's clock");
-      return;
-    }
-    // The pid may have been another process's by the time its memory was opened.
-    if (!IsStillWaiting(call)) {
-      processes_.Forget(call.thread);
-      return;
-    }
-  }
+  if (call.process != nullptr && !KnowsProgram(call)) return;
   if (!moved_.empty()) EndMovesOf(call.thread);
   const Answer answer = call.process == nullptr ? Answer::Error(EPERM) : Decide(call);
   Send(listener, call, answer);
   Tidy();
   report_.handling_ms += Milliseconds(Clock::now() - begin);
+}
+
+bool Supervisor::KnowsProgram(const ToolCall& call) {
+  ToolProcess* process = call.process;
+  if (!process->executing.empty()) processes_.NoteExecuted(process, call.thread);
+  if (process->prepared) return true;
+  const bool prepared = processes_.Prepare(process, call.thread);
+  // The pid may have been another process's by the time its memory was opened, or the thread ended by another one that
+  // executes a program, whose memory it then is not yet.
+  if (!IsStillWaiting(call)) {
+    process->prepared = false;
+    processes_.Forget(call.thread);
+    return false;
+  }
+  process->confirmed = true;
+  if (!prepared) End("a program could not be kept from reading the host's clock");
+  return prepared;
 }
 
 bool Supervisor::IsStillWaiting(const ToolCall& call) const {

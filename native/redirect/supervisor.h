@@ -185,6 +185,8 @@ class Supervisor {
   void Serve(int listener);
   void Send(int listener, const ToolCall& call, const Answer& answer);
   bool MeetsCondition(const ToolCall& call) const;
+  /// Learns of the program that makes the call, unless it is known. False: there is nobody to be answered.
+  bool KnowsProgram(const ToolCall& call);
   bool IsStillWaiting(const ToolCall& call) const;
   void Tidy();
   size_t Enter(const GuestCall* calls, size_t count, GuestKernel::Answer* answers);

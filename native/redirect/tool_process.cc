@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <string_view>
 
 #include "redirect/clock_page.h"
 
@@ -41,6 +42,9 @@ int OpenFolder(pid_t pid) {
   std::snprintf(path, sizeof path, "/proc/%d", pid);
   return open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 }
+
+/// Of a thread, in its process's folder.
+std::string TaskPath(pid_t tid) { return "task/" + std::to_string(tid); }
 
 struct Auxiliary {
   uint64_t loader = 0;
@@ -76,6 +80,19 @@ uint64_t EndOfFileMappedAt(const std::string& maps, uint64_t base) {
     line = next + 1;
   }
   return end;
+}
+
+/// Drops the handlers of signals that are not caught: a program that is executed begins with none.
+void DropUncaught(int folder, std::map<int, uint64_t>* handlers) {
+  constexpr std::string_view kLabel = "\nSigCgt:";
+  const std::string status = ReadAll(folder, "status");
+  const size_t at = status.find(kLabel);
+  if (at == std::string::npos) return;
+  const uint64_t caught = std::strtoull(status.c_str() + at + kLabel.size(), nullptr, 16);
+  std::erase_if(*handlers, [&](const auto& entry) {
+    const int signal = entry.first;
+    return signal < 1 || signal > 64 || (caught >> (signal - 1) & 1) == 0;
+  });
 }
 
 }  // namespace
@@ -114,6 +131,7 @@ void ToolProcesses::Forget(pid_t tid) {
   if (known == threads_.end()) return;
   const ToolProcess* process = known->second;
   threads_.erase(known);
+  if (process->confirmed) return;
   const bool unused =
       std::none_of(threads_.begin(), threads_.end(), [&](const auto& entry) { return entry.second == process; });
   if (unused) processes_.erase(process->pid);
@@ -140,12 +158,33 @@ ToolProcess* ToolProcesses::Adopt(pid_t pid, pid_t parent) {
   return adopted;
 }
 
-bool ToolProcesses::Prepare(ToolProcess* process) {
-  if (!process->memory.Open(process->folder)) return false;
-  const Auxiliary auxiliary = ReadAuxiliary(process->folder);
+void ToolProcesses::NoteExecuted(ToolProcess* process, pid_t tid) {
+  // The first thread of a program has the process's number, whichever thread executed it.
+  const auto is_over = [&](pid_t thread) {
+    return thread == tid || faccessat(process->folder, TaskPath(thread).c_str(), F_OK, 0) != 0;
+  };
+  if (std::erase_if(process->executing, is_over) == 0) return;
+  process->prepared = false;
+  // The others have ended, or are found again.
+  std::erase_if(threads_, [&](const auto& entry) { return entry.second == process && entry.first != tid; });
+}
+
+bool ToolProcesses::Prepare(ToolProcess* process, pid_t tid) {
+  if (tid == process->pid) return PrepareBy(process, process->folder);
+  // The first thread may have ended, and the process's own folder then shows nothing.
+  const int folder = openat(process->folder, TaskPath(tid).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (folder < 0) return false;
+  const bool prepared = PrepareBy(process, folder);
+  close(folder);
+  return prepared;
+}
+
+bool ToolProcesses::PrepareBy(ToolProcess* process, int folder) {
+  if (!process->memory.Open(folder)) return false;
+  const Auxiliary auxiliary = ReadAuxiliary(folder);
   process->loader_start = process->loader_end = 0;
   if (auxiliary.loader != 0) {
-    const uint64_t end = EndOfFileMappedAt(ReadAll(process->folder, "maps"), auxiliary.loader);
+    const uint64_t end = EndOfFileMappedAt(ReadAll(folder, "maps"), auxiliary.loader);
     if (end > auxiliary.loader) {
       process->loader_start = auxiliary.loader;
       process->loader_end = end;
@@ -153,13 +192,14 @@ bool ToolProcesses::Prepare(ToolProcess* process) {
   }
   if (auxiliary.clock_page != 0 && !RedirectClockPage(process->memory, auxiliary.clock_page)) return false;
   char path[4096];
-  const ssize_t length = readlinkat(process->folder, "exe", path, sizeof path);
+  const ssize_t length = readlinkat(folder, "exe", path, sizeof path);
   process->program.assign(path, length > 0 ? static_cast<size_t>(length) : 0);
   const std::string name = process->program.substr(process->program.rfind('/') + 1);
   process->kinds = 0;
   for (const ToolKind& kind : policy_.tool_kinds) {
     if (fnmatch(kind.pattern.c_str(), name.c_str(), 0) == 0) process->kinds |= kind.kind;
   }
+  if (!process->breaking_handlers.empty()) DropUncaught(folder, &process->breaking_handlers);
   process->prepared = true;
   return true;
 }

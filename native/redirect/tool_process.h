@@ -28,7 +28,10 @@ struct ToolProcess {
   pid_t pid = 0;
   int folder = -1;  ///< /proc/PID; fails once the process is gone, whoever has its pid then
   int pidfd = -1;
+  bool confirmed = false;  ///< a call of it still waited when `folder` had been opened: it is of the tool
   ToolMemory memory;
+  /// Threads that have been let execute another program and have not been heard of since: it may have begun or not.
+  std::vector<pid_t> executing;
   bool prepared = false;  ///< what follows is known of the program that it executes now
   uint64_t loader_start = 0, loader_end = 0;
   uint32_t kinds = 0;   ///< of the program, see ToolKind
@@ -54,13 +57,18 @@ class ToolProcesses {
   explicit ToolProcesses(const Policy& policy) : policy_(policy) {}
 
   /// The process that thread `tid` belongs to; null when it is gone. The caller must check afterwards that the
-  /// notification which named the thread is still valid, and Forget(tid) if not.
+  /// notification which named the thread is still valid, and Forget(tid) if not: with it goes a process that is not
+  /// confirmed.
   ToolProcess* Find(pid_t tid);
   void Forget(pid_t tid);
 
-  /// Learns what is needed of a process that has just executed a program. False when it is gone or cannot be kept
-  /// from asking the host's clock.
-  bool Prepare(ToolProcess* process);
+  /// To be told of every call while threads are executing: with the end of that another program may have begun. One
+  /// that has not yet begun still has its threads.
+  void NoteExecuted(ToolProcess* process, pid_t tid);
+
+  /// Learns what is needed of a process that has just executed a program, by a thread of it that waits. False when it
+  /// is gone or cannot be kept from asking the host's clock.
+  bool Prepare(ToolProcess* process, pid_t tid);
 
   ToolProcess* WithPid(pid_t pid);
   size_t count() const { return processes_.size(); }
@@ -75,6 +83,7 @@ class ToolProcesses {
 
  private:
   ToolProcess* Adopt(pid_t pid, pid_t parent);
+  bool PrepareBy(ToolProcess* process, int folder);
 
   const Policy& policy_;
   std::map<pid_t, std::unique_ptr<ToolProcess>> processes_;
