@@ -33,6 +33,7 @@ class Marshalling {
   Marshalling& operator=(const Marshalling&) = delete;
 
   Answer Run() {
+    if (call_.number == SYS_getcwd) supervisor_.EnterFolder(call_.process);
     std::copy(std::begin(call_.arguments), std::end(call_.arguments), registers_);
     for (uint8_t i = 0; i < call_.rule->argument_count; ++i) {
       if (std::optional<Answer> early = PrepareIdentifier(i)) return *early;
