@@ -85,6 +85,8 @@ Answer HandleClone(Supervisor& supervisor, ToolCall& call) {
   if ((flags & (CLONE_FILES | CLONE_THREAD)) == CLONE_FILES) return Answer::Error(EINVAL);
   supervisor.NoteProgress();
   if ((flags & CLONE_THREAD) == 0) {
+    // First: the caller may be among those that have ended.
+    ++call.process->unknown_children;
     supervisor.processes().DropEnded();
     if (supervisor.processes().count() >= supervisor.policy().most_processes) {
       supervisor.Say("the tool has too many processes: no more are started");

@@ -23,6 +23,12 @@ constexpr size_t kMostLines = 40;
 
 double Milliseconds(Clock::duration duration) { return std::chrono::duration<double, std::milli>(duration).count(); }
 
+/// Whether the call may change what a child of its process inherits, see ToolProcess.
+bool MayChangeInherited(uint32_t number) {
+  return number == SYS_chdir || number == SYS_fchdir || number == SYS_execve || number == SYS_execveat ||
+         number == SYS_rt_sigaction;
+}
+
 /// Keeps this thread, and the processes it starts, on one CPU: handing a call over then costs a fifth.
 class OneCpu {
  public:
@@ -70,6 +76,7 @@ RunReport Supervisor::Run(const LaunchRequest& request, std::shared_ptr<RunInter
     LaunchedTool tool(request, BuildFilter(policy_), std::move(interrupter));
     listener_ = tool.listener();
     root_ = tool.launcher();
+    processes_.set_launcher(root_);
     Loop(&tool, standstill);
   }
   report_.total_ms = Milliseconds(Clock::now() - begin);
@@ -136,6 +143,9 @@ void Supervisor::Serve(int listener) {
   std::copy(std::begin(notification->data.args), std::end(notification->data.args), call.arguments);
   call.process = processes_.Find(call.thread);
   if (call.process != nullptr && !KnowsProgram(call)) return;
+  if (call.process != nullptr && call.process->unknown_children > 0 && MayChangeInherited(call.number)) {
+    processes_.AdoptChildren(call.process);
+  }
   if (!moved_.empty()) EndMovesOf(call.thread);
   const Answer answer = call.process == nullptr ? Answer::Error(EPERM) : Decide(call);
   Send(listener, call, answer);

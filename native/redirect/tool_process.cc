@@ -1,5 +1,6 @@
 #include "redirect/tool_process.h"
 
+#include <dirent.h>
 #include <elf.h>
 #include <fcntl.h>
 #include <fnmatch.h>
@@ -12,6 +13,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <string_view>
+#include <utility>
 
 #include "redirect/clock_page.h"
 
@@ -45,6 +47,33 @@ int OpenFolder(pid_t pid) {
 
 /// Of a thread, in its process's folder.
 std::string TaskPath(pid_t tid) { return "task/" + std::to_string(tid); }
+
+std::vector<pid_t> ThreadsOf(int process) {
+  std::vector<pid_t> threads;
+  const int fd = openat(process, "task", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  DIR* list = fd < 0 ? nullptr : fdopendir(fd);
+  if (list == nullptr) {
+    if (fd >= 0) close(fd);
+    return threads;
+  }
+  while (const dirent* entry = readdir(list)) {
+    if (const int tid = std::atoi(entry->d_name); tid > 0) threads.push_back(tid);
+  }
+  closedir(list);
+  return threads;
+}
+
+/// Those that this thread of a process has started, or inherited.
+std::vector<pid_t> ChildrenOf(int process, pid_t thread) {
+  const std::string list = ReadAll(process, (TaskPath(thread) + "/children").c_str());
+  std::vector<pid_t> children;
+  char* end;
+  for (const char* at = list.c_str();; at = end) {
+    const long pid = std::strtol(at, &end, 10);
+    if (end == at) return children;
+    children.push_back(static_cast<pid_t>(pid));
+  }
+}
 
 struct Auxiliary {
   uint64_t loader = 0;
@@ -82,6 +111,11 @@ uint64_t EndOfFileMappedAt(const std::string& maps, uint64_t base) {
   return end;
 }
 
+bool HasEnded(int pidfd) {
+  pollfd watched = {pidfd, POLLIN, 0};
+  return poll(&watched, 1, 0) > 0;
+}
+
 /// Drops the handlers of signals that are not caught: a program that is executed begins with none.
 void DropUncaught(int folder, std::map<int, uint64_t>* handlers) {
   constexpr std::string_view kLabel = "\nSigCgt:";
@@ -114,14 +148,23 @@ ToolProcess* ToolProcesses::Find(pid_t tid) {
   const auto known = threads_.find(tid);
   if (known != threads_.end()) return known->second;
   DropEnded();
+  // Its first call, after it was adopted.
+  ToolProcess* process = WithPid(tid);
+  if (process != nullptr) return threads_[tid] = process;
   const int folder = OpenFolder(tid);
   if (folder < 0) return nullptr;
   const std::string status = ReadAll(folder, "status");
   close(folder);
   const long pid = Field(status, "\nTgid:");
   if (pid <= 0) return nullptr;
-  ToolProcess* process = WithPid(static_cast<pid_t>(pid));
-  if (process == nullptr) process = Adopt(static_cast<pid_t>(pid), static_cast<pid_t>(Field(status, "\nPPid:")));
+  process = WithPid(static_cast<pid_t>(pid));
+  if (process == nullptr) {
+    ToolProcess* parent = WithPid(static_cast<pid_t>(Field(status, "\nPPid:")));
+    // The parent may have ended since.
+    if (parent == nullptr) DropEnded();
+    process = WithPid(static_cast<pid_t>(pid));
+    if (process == nullptr) process = Adopt(static_cast<pid_t>(pid), parent);
+  }
   if (process != nullptr) threads_[tid] = process;
   return process;
 }
@@ -142,20 +185,33 @@ ToolProcess* ToolProcesses::WithPid(pid_t pid) {
   return known == processes_.end() ? nullptr : known->second.get();
 }
 
-ToolProcess* ToolProcesses::Adopt(pid_t pid, pid_t parent) {
+ToolProcess* ToolProcesses::Adopt(pid_t pid, ToolProcess* parent) {
   auto process = std::make_unique<ToolProcess>();
   process->pid = pid;
   process->folder = OpenFolder(pid);
   process->pidfd = static_cast<int>(syscall(SYS_pidfd_open, pid, 0));
-  if (process->folder < 0 || process->pidfd < 0) return nullptr;
-  if (const ToolProcess* from = WithPid(parent)) {
-    process->cwd = from->cwd;
-    process->script = from->script;
-    process->breaking_handlers = from->breaking_handlers;
+  // One that nobody has waited for yet is still listed.
+  if (process->folder < 0 || process->pidfd < 0 || HasEnded(process->pidfd)) return nullptr;
+  if (parent != nullptr) {
+    process->cwd = parent->cwd;
+    process->script = parent->script;
+    process->breaking_handlers = parent->breaking_handlers;
+    if (parent->unknown_children > 0) --parent->unknown_children;
   }
   ToolProcess* adopted = process.get();
   processes_[pid] = std::move(process);
   return adopted;
+}
+
+void ToolProcesses::AdoptChildren(ToolProcess* parent) {
+  const std::vector<pid_t> threads = ThreadsOf(parent->folder);
+  for (const pid_t thread : threads) {
+    for (const pid_t child : ChildrenOf(parent->folder, thread)) {
+      if (WithPid(child) == nullptr) Adopt(child, parent);
+    }
+  }
+  // The only thread is not on its way to another child.
+  if (threads.size() == 1) parent->unknown_children = 0;
 }
 
 void ToolProcesses::NoteExecuted(ToolProcess* process, pid_t tid) {
@@ -204,21 +260,46 @@ bool ToolProcesses::PrepareBy(ToolProcess* process, int folder) {
   return true;
 }
 
-bool ToolProcesses::DropEnded() {
+void ToolProcesses::TakeEnded(Ended* ended) {
   std::vector<pollfd> watched;
   std::vector<pid_t> pids;
   for (const auto& [pid, process] : processes_) {
     watched.push_back({process->pidfd, POLLIN, 0});
     pids.push_back(pid);
   }
-  if (watched.empty() || poll(watched.data(), watched.size(), 0) <= 0) return false;
+  if (watched.empty() || poll(watched.data(), watched.size(), 0) <= 0) return;
   for (size_t i = 0; i < watched.size(); ++i) {
     if (watched[i].revents == 0) continue;
-    const ToolProcess* ended = processes_[pids[i]].get();
-    std::erase_if(threads_, [&](const auto& entry) { return entry.second == ended; });
-    processes_.erase(pids[i]);
+    const auto known = processes_.find(pids[i]);
+    const ToolProcess* process = known->second.get();
+    std::erase_if(threads_, [&](const auto& entry) { return entry.second == process; });
+    ended->push_back(std::move(known->second));
+    processes_.erase(known);
   }
-  return true;
+}
+
+void ToolProcesses::DropEnded() {
+  const auto has_unknown = [](const auto& process) { return process->unknown_children > 0; };
+  Ended ended;
+  TakeEnded(&ended);
+  if (std::none_of(ended.begin(), ended.end(), has_unknown)) return;
+  const int folder = OpenFolder(launcher_);
+  if (folder < 0) return;
+  const std::vector<pid_t> children = ChildrenOf(folder, launcher_);
+  close(folder);
+  // Some of them may be of one that has ended just now.
+  TakeEnded(&ended);
+  std::erase_if(ended, [&](const auto& process) { return !has_unknown(process); });
+  for (const pid_t child : children) {
+    if (WithPid(child) != nullptr) continue;
+    // Who its parent was is no longer to be seen: of several it is the one that began last before it.
+    const auto parent = std::max_element(ended.begin(), ended.end(), [&](const auto& a, const auto& b) {
+      return std::pair(a->pid < child, a->pid) < std::pair(b->pid < child, b->pid);
+    });
+    if (parent == ended.end()) return;
+    Adopt(child, parent->get());
+    if (!has_unknown(*parent)) ended.erase(parent);
+  }
 }
 
 }  // namespace penumbra

@@ -40,6 +40,8 @@ struct ToolProcess {
   /// Signals that are to break calls off, and what catches them. Those that no longer are caught may still be here.
   std::map<int, uint64_t> breaking_handlers;
   std::shared_ptr<const GuestFolder> cwd;  ///< none: the borrowed task's own
+  /// How many children it may have that are not known. They inherit cwd, script and handlers as they are now.
+  uint32_t unknown_children = 0;
 
   ToolProcess() = default;
   ~ToolProcess();
@@ -56,6 +58,9 @@ class ToolProcesses {
  public:
   explicit ToolProcesses(const Policy& policy) : policy_(policy) {}
 
+  /// Which process gets the tool's orphans.
+  void set_launcher(pid_t pid) { launcher_ = pid; }
+
   /// The process that thread `tid` belongs to; null when it is gone. The caller must check afterwards that the
   /// notification which named the thread is still valid, and Forget(tid) if not: with it goes a process that is not
   /// confirmed.
@@ -70,11 +75,15 @@ class ToolProcesses {
   /// is gone or cannot be kept from asking the host's clock.
   bool Prepare(ToolProcess* process, pid_t tid);
 
+  /// To be called before something changes that children inherit: those that have not asked anything yet get what it
+  /// was. Where a kernel does not list children (CONFIG_PROC_CHILDREN) they get what it is when they ask.
+  void AdoptChildren(ToolProcess* parent);
+
   ToolProcess* WithPid(pid_t pid);
   size_t count() const { return processes_.size(); }
 
-  /// Drops those that have ended; returns whether there were any.
-  bool DropEnded();
+  /// Drops those that have ended; their children that have not asked anything yet are adopted.
+  void DropEnded();
 
   template <typename Visit>
   void ForEach(Visit visit) const {
@@ -82,10 +91,14 @@ class ToolProcesses {
   }
 
  private:
-  ToolProcess* Adopt(pid_t pid, pid_t parent);
+  using Ended = std::vector<std::unique_ptr<ToolProcess>>;
+
+  ToolProcess* Adopt(pid_t pid, ToolProcess* parent);
+  void TakeEnded(Ended* ended);
   bool PrepareBy(ToolProcess* process, int folder);
 
   const Policy& policy_;
+  pid_t launcher_ = -1;
   std::map<pid_t, std::unique_ptr<ToolProcess>> processes_;
   std::unordered_map<pid_t, ToolProcess*> threads_;
 };
