@@ -20,6 +20,7 @@ import { runTool as run } from './lab/runTool.js';
 t.setTimeout(300_000);
 
 const signals = fileURLToPath(new URL('../../test/signals.c', import.meta.url));
+const processes = fileURLToPath(new URL('../../test/processes.c', import.meta.url));
 
 t.test('the rules', async (t) => {
   const rules = redirectionRules();
@@ -178,6 +179,17 @@ t.test('tools against a guest', async (t) => {
     const { stdout } = await run(guest, [program, '/etc/passwd']);
     t.equal(stdout, execFileSync(program, ['/etc/passwd'], { encoding: 'latin1' }), 'as without redirection');
     t.match(stdout, /^0 broken off, many signals\n/);
+  });
+
+  await t.test('processes keep what is theirs while others change', async (t) => {
+    const folder = mkdtempSync(join(tmpdir(), 'penumbra-processes-'));
+    t.teardown(() => rmSync(folder, { recursive: true }));
+    const [program, script] = [join(folder, 'processes'), join(folder, 'script')];
+    execFileSync('gcc', ['-O1', '-no-pie', '-pthread', '-o', program, processes]);
+    writeFileSync(script, '#!/no/such/interpreter\n', { mode: 0o755 });
+    const { exit, stdout, stderr } = await run(guest, [program, script]);
+    t.equal(stdout, execFileSync(program, [script], { encoding: 'latin1' }), 'as without redirection');
+    t.match({ exit, stderr }, { exit: 0, stderr: '' });
   });
 
   await t.test('the guest, and not the host', async (t) => {
