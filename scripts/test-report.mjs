@@ -8,7 +8,7 @@ import { styleText } from 'node:util';
 import { Parser } from 'tap-parser';
 import { stringify } from 'tap-yaml';
 
-const FILE_TIMEOUT_S = process.env.PENUMBRA_LONG ? 7200 : 900;
+const FILE_TIMEOUT_S = process.env.PENUMBRA_LONG ? 14_400 : 900;
 const MOST_JOBS = 2;
 const NOISE = /^# (Subtest:|time=|No coverage|\{ total:)/;
 
