@@ -72,8 +72,10 @@ void Foresight::Work() {
   }
 }
 
+bool Foresight::IsOff() const { return is_off_ || Clock::now() < gives_way_until_; }
+
 Foresight::Place Foresight::NextPlanned() {
-  if (is_off_) return {};
+  if (IsOff()) return {};
   for (const std::shared_ptr<Group>& group : groups_) {
     for (size_t i = 0; i < group->slots.size(); ++i) {
       const Slot& slot = group->slots[i];
@@ -137,10 +139,14 @@ void Foresight::AskAhead(Lock& lock, const Place& place) {
   lock.lock();
   slot.state = asked ? Slot::kDone : Slot::kTaken;
   ResolveLinks(*place.group, place.slot);
-  // What failed may have left something of the kernel's held: no further tries. And where others want this processor,
-  // the tool is better off without having to wait for it.
-  held_up_ += was_held_up ? 1 : 0;
-  if (failed || held_up_ == kMostHeldUp) is_off_ = true;
+  // What failed may have left something of the kernel's held: no further tries.
+  if (failed) is_off_ = true;
+  // Where others want this processor the tool is better off without having to wait for it, for as long as they do.
+  if (was_held_up && ++held_up_ == kMostHeldUp) {
+    held_up_ = 0;
+    gives_way_until_ = Clock::now() + gives_way_;
+    gives_way_ *= 2;
+  }
   if (asked && place.group->dropped) Undo(slot);
 }
 

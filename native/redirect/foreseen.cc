@@ -13,7 +13,7 @@ namespace {
 
 constexpr size_t kMostGroups = 12, kFewGroups = 6;
 constexpr size_t kMostSlots = 96;  // each may hold a file of the guest open
-constexpr uint64_t kTrial = 64;
+constexpr uint64_t kTrial = 128;
 
 }  // namespace
 
@@ -112,8 +112,8 @@ std::vector<uint64_t> Foresight::Opened(const Slot& slot) {
 void Foresight::Queue(uint32_t number, uint64_t a, uint64_t b, uint64_t c) { queued_.push_back({number, {a, b, c}}); }
 
 void Foresight::Extend() {
-  if (wasted_ > kTrial && wasted_ > foreseen_) is_off_ = true;
-  if (is_off_ || usual_ns_ < worthwhile_ns_ || groups_.size() > kFewGroups) return;
+  if (wasted_ > kTrial && wasted_ > 2 * foreseen_) is_off_ = true;
+  if (IsOff() || usual_ns_ < worthwhile_ns_ || groups_.size() > kFewGroups) return;
   size_t slots = 0;
   for (const std::shared_ptr<Group>& group : groups_) slots += group->slots.size();
   bool is_new = false;

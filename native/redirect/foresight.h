@@ -5,6 +5,7 @@
 #include <sched.h>
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <cstdlib>
@@ -113,6 +114,8 @@ class Foresight final : public GuestKernel {
   // asking_ahead.cc: the thread.
   void Start();
   void Work();
+  /// Whether nothing is asked ahead now.
+  bool IsOff() const;
   Place NextPlanned();
   void AskAhead(Lock& lock, const Place& place);
 
@@ -139,6 +142,8 @@ class Foresight final : public GuestKernel {
   bool resting_ = false;
   bool is_off_ = false;   ///< nothing is planned any more
   uint32_t held_up_ = 0;  ///< times that the thread wanted to run and did not
+  std::chrono::steady_clock::time_point gives_way_until_{};
+  std::chrono::milliseconds gives_way_{20};  ///< for how long the next time
   bool quit_ = false;
   bool waits_ = false;   ///< the thread, for work
   uint64_t wasted_ = 0;  ///< questions asked ahead that nobody asked then
