@@ -33,6 +33,7 @@ class Marshalling {
   Marshalling& operator=(const Marshalling&) = delete;
 
   Answer Run() {
+    // Takes no path, and is about the folder all the same.
     if (call_.number == SYS_getcwd) supervisor_.EnterFolder(call_.process);
     std::copy(std::begin(call_.arguments), std::end(call_.arguments), registers_);
     for (uint8_t i = 0; i < call_.rule->argument_count; ++i) {

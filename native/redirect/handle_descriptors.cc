@@ -110,22 +110,24 @@ constexpr Command kQuestions[] = {
 };
 constexpr uint32_t kMostArgument = 4096;
 
-/// Whether a command does nothing but to the one of the tool's own files that it is given, and to what the tool alone
-/// has of it: a socket's can be about the host's interfaces, a file's about its file system. By the command alone,
-/// since another thread may put another file in its place.
-bool MayControl(uint32_t command) {
+/// A command to one of the tool's own files. It is let pass when it does nothing but to that file and to what the tool
+/// alone has of it: a socket's can be about the host's interfaces, a file's about its file system. By the command
+/// alone, since another thread may put another file in its place.
+Answer ControlLocal(Supervisor& supervisor, const ToolCall& call) {
   constexpr uint32_t kHarmless[] = {FIOCLEX, FIONCLEX, FIONBIO, FIONREAD, TIOCOUTQ};
   // Signals to whomever the tool names; characters put into the terminal's input, which would be read by whoever comes
-  // after the tool. The numbers of processes that a tool knows are not those of its terminal: shells turn job control
-  // off.
-  constexpr uint32_t kNever[] = {FIOASYNC,  TIOCSTI,  TIOCLINUX, TIOCCONS,   TIOCGPGRP,
-                                 TIOCSPGRP, TIOCGSID, TIOCSETD,  TIOCVHANGUP};
+  // after the tool; a terminal that is another thing afterwards.
+  constexpr uint32_t kActing[] = {FIOSETOWN, SIOCSPGRP, FIOASYNC, TIOCSTI, TIOCLINUX, TIOCCONS, TIOCSETD, TIOCVHANGUP};
+  // The numbers of processes that a tool knows are not those of its terminal: shells turn job control off.
+  constexpr uint32_t kOfGroups[] = {TIOCGPGRP, TIOCSPGRP, TIOCGSID};
+  const uint32_t command = static_cast<uint32_t>(call.arguments[1]);
   const auto is_one_of = [command](const auto& list) {
     return std::find(std::begin(list), std::end(list), command) != std::end(list);
   };
-  if (is_one_of(kHarmless)) return true;
-  if (is_one_of(kNever)) return false;
-  return command >> 8 == 'T' || _IOC_DIR(command) == _IOC_READ;
+  if (is_one_of(kHarmless)) return Answer::Continue();
+  if (is_one_of(kActing)) return supervisor.Refuse(call);
+  const bool passes = !is_one_of(kOfGroups) && (command >> 8 == 'T' || _IOC_DIR(command) == _IOC_READ);
+  return passes ? Answer::Continue() : Answer::Error(ENOTTY);
 }
 
 }  // namespace
@@ -134,7 +136,7 @@ bool MayControl(uint32_t command) {
 Answer HandleControlDevice(Supervisor& supervisor, ToolCall& call) {
   const int file = supervisor.FileOf(call, call.arguments[0]);
   const uint32_t command = static_cast<uint32_t>(call.arguments[1]);
-  if (file == ToolProcess::kLocal) return MayControl(command) ? Answer::Continue() : Answer::Error(ENOTTY);
+  if (file == ToolProcess::kLocal) return ControlLocal(supervisor, call);
   if (command == FIOCLEX || command == FIONCLEX) return Answer::Continue();
   if (command == FIONBIO) return Answer::Value(0);
   if (command == NS_GET_USERNS || command == NS_GET_PARENT) {

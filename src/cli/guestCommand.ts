@@ -58,6 +58,8 @@ export const guestOptions: Record<string, Options> = {
 const LONGEST_TIMEOUT = 3_600_000;
 const HIGHEST_PID = 4_194_304;
 
+let guestsInUse = 0;
+
 /** The whole of a command; that it asks a guest can still be seen, for those who have a guest at hand. */
 export function guestCommand<Arguments, Answer>(
   command: GuestCommand<Arguments, Answer>,
@@ -117,8 +119,6 @@ export async function withGuest<Answer>(
     if (--guestsInUse === 0) process.off('SIGTSTP', refuseSuspension);
   }
 }
-
-let guestsInUse = 0;
 
 /** The terminal has suspended the rest of the process group as well: a tool, or who reads this output. */
 function refuseSuspension(): void {

@@ -29,10 +29,6 @@ const source = fileURLToPath(new URL('../../../test/hostile/everyCall.c', import
 const waysOutSource = fileURLToPath(new URL('../../../test/hostile/waysOut.c', import.meta.url));
 const limit = 600_000;
 
-/** Ends when it is sent anything. */
-const datagramServer =
-  'import socket, sys; s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); s.bind(sys.argv[1]); s.recv(1)';
-
 /** What waysOut.c is to print: EPERM, ENOTTY, and what a kernel gives. */
 const WAYS_OUT = {
   'datagram-pair': '-1',
@@ -46,9 +42,9 @@ const WAYS_OUT = {
   'set-owner': '-1',
   'set-owner-ex': '-1',
   async: '-1',
-  'ioctl-owner': '-25',
-  'ioctl-group': '-25',
-  'ioctl-async': '-25',
+  'ioctl-owner': '-1',
+  'ioctl-group': '-1',
+  'ioctl-async': '-1',
   nonblocking: '0',
   'loader-file': '-1',
   'loader-pipe': '-1',
@@ -173,9 +169,8 @@ t.test('tools that misbehave', async (t) => {
       t.teardown(() => rmSync(place, { recursive: true }));
       writeFileSync(join(place, 'canary'), 'untouched\n', { mode: 0o644 });
       execFileSync('mkfifo', [join(place, 'fifo')]);
-      const server = spawn('python3', ['-c', datagramServer, join(place, 'server')], { stdio: 'ignore' });
       const victim = spawn('sleep', ['1000'], { stdio: 'ignore' });
-      t.teardown(() => [server, victim].forEach((process) => process.kill()));
+      t.teardown(() => victim.kill());
       const { exit, stdout, stderr } = await run(guest, [waysOut, place, String(victim.pid)], { scratch });
       t.equal(exit, 0, stderr);
       t.same(
@@ -188,13 +183,7 @@ t.test('tools that misbehave', async (t) => {
         WAYS_OUT,
       );
       t.equal(victim.signalCode, null, 'a process of the host lives on');
-      t.equal(server.exitCode, null, 'nobody on the host was talked to');
-      t.same(
-        readdirSync(place)
-          .filter((name) => name !== 'server')
-          .sort(),
-        ['canary', 'fifo'],
-      );
+      t.same(readdirSync(place).sort(), ['canary', 'fifo']);
     });
   }
 

@@ -1,5 +1,5 @@
 // Ways out of the filter that a program could know of: waysOut FOLDER PID
-//   FOLDER  of the host, with a file `canary`, a pipe `fifo` and a datagram socket `server`; PID  a process of the host
+//   FOLDER  of the host, with a file `canary` and a pipe `fifo`; PID  a process of the host
 // Prints "name result" for each: what the call returned, or -errno (of the loader's -1).
 #define _GNU_SOURCE
 #include <elf.h>
@@ -42,10 +42,10 @@ static void sockets(void) {
   tell("datagram-pair", socketpair(AF_UNIX, SOCK_DGRAM, 0, pair));
   tell("raw-pair", socketpair(AF_UNIX, SOCK_RAW, 0, pair));
   tell("stream-pair", socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
-  struct sockaddr_un made = named("made"), server = named("server");
+  struct sockaddr_un made = named("made"), other = named("other");
   tell("bind", bind(pair[0], (struct sockaddr*)&made, sizeof made));
-  tell("connect", connect(pair[0], (struct sockaddr*)&server, sizeof server));
-  tell("sendto", sendto(pair[0], "x", 1, 0, (struct sockaddr*)&server, sizeof server));
+  tell("connect", connect(pair[0], (struct sockaddr*)&other, sizeof other));
+  tell("sendto", sendto(pair[0], "x", 1, 0, (struct sockaddr*)&other, sizeof other));
   struct ifreq interface = {.ifr_name = "lo"};
   tell("interface", ioctl(pair[0], SIOCGIFFLAGS, &interface));
   tell("write", write(pair[0], "x", 1));
