@@ -23,7 +23,7 @@ import type { PhysicalMemory, VcpuState } from '../src/target/target.js';
 import { BtfBlob } from './lab/btfBlob.js';
 import { labGuest } from './lab/driver.js';
 import { IMAGE_BANNER, IMAGE_LAYOUTS, imageSymbols, type MadeImage, makeImage, vcpu } from './lab/kernelImage.js';
-import { kallsymsLine, parseStatus, rootByMonitor, usesIsolation, vcpusOf } from './lab/kernelTruth.js';
+import { kallsymsLine, parseStatus, usesIsolation, vcpusOf } from './lab/kernelTruth.js';
 import { RamBuffer, RamFile, WalkedMemory } from './lab/ramFile.js';
 
 // Guests boot, and print their symbol tables over an emulated console.
@@ -286,7 +286,7 @@ for (const spec of GUESTS) {
       t.equal(kernel.pti, guest.spec.pti && (await usesIsolation(guest)));
       t.equal(kernel.slide === 0n, !guest.spec.kaslr);
       t.equal(kernel.levels, (await guest.registers()).get('cr4')! & 0x1000n ? 5 : 4);
-      t.equal(await rootByMonitor(guest, kernel), kernel.root);
+      t.equal(await guest.kernelGpa(kernel.requireSymbol('init_top_pgt')), kernel.root);
     });
 
     await t.test('every symbol', async (t) => {

@@ -188,28 +188,8 @@ t.test('memory that is plugged and unplugged while attached', async (t) => {
 
 // --- The guest's page tables
 
-/** What QEMU's monitor says of an address with the tables of a paused vCPU. */
-async function gva2gpa(lab: TestGuest, address: bigint): Promise<bigint | undefined> {
-  const answer = await lab.hmp(`gva2gpa 0x${address.toString(16)}`);
-  const gpa = /gpa: (0x[0-9a-f]+)/.exec(answer)?.[1];
-  if (gpa === undefined && !/Unmapped/.test(answer)) throw new Error(`gva2gpa: ${answer}`);
-  return gpa === undefined ? undefined : BigInt(gpa);
-}
-
 function canonical(address: bigint, levels: 4 | 5): bigint {
   return BigInt.asUintN(64, BigInt.asIntN(levels === 5 ? 57 : 48, address));
-}
-
-/** Stops the guest, in user mode or in the kernel, and gives the registers of its first vCPU. */
-async function stopIn(lab: TestGuest, mode: 'user' | 'kernel'): Promise<Map<string, bigint>> {
-  for (let attempt = 0; attempt < 2000; attempt += 1) {
-    await lab.qmp('stop');
-    const registers = await lab.registers();
-    if (((registers.get('cs') as bigint) & 3n) === (mode === 'user' ? 3n : 0n)) return registers;
-    await lab.qmp('cont');
-    await sleep(attempt % 7);
-  }
-  throw new Error(`the guest is never found in mode ${mode}`);
 }
 
 t.test("translations are those of QEMU's gva2gpa", async (t) => {
@@ -224,7 +204,7 @@ t.test("translations are those of QEMU's gva2gpa", async (t) => {
       await using lab = await labGuest(t, spec);
       await using guest = await attach({ qmp: lab.socket });
       for (const mode of ['user', 'kernel'] as const) {
-        const registers = await stopIn(lab, mode);
+        const registers = await lab.stopIn(mode);
         await t.test(`stopped in ${mode} mode`, (t) => compareTranslations(t, lab, guest, registers, random));
         if (mode === 'user') seesWhatPtiLeaves(t, guest, registers);
         await lab.qmp('cont');
@@ -273,7 +253,7 @@ async function compareTranslations(
   let mapped = 0;
   for (const address of addresses.filter((address) => address >= 0n && address < 2n ** 64n)) {
     if (canonical(address, levels) !== address) continue;
-    const truth = await gva2gpa(lab, address);
+    const truth = await lab.gva2gpa(address);
     if (truth !== undefined) mapped += 1;
     if (view.translate(address) !== truth) t.equal(view.translate(address), truth, `0x${address.toString(16)}`);
   }

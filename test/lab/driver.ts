@@ -1,10 +1,13 @@
 import { createHash } from 'node:crypto';
 import { open, readdir, readlink } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Test } from 'tap';
 import { type CommandResult, LabGuest, type LabSpec, type StartOptions } from '../../src/lab/index.js';
 import { type MonitorEvent, TruthMonitor } from './truthMonitor.js';
 
 const HASH_CHUNK = 4 << 20;
+/** How often a guest is looked at for a moment that comes soon in any guest that runs. */
+const MOST_LOOKS = 2000;
 
 /**
  * Boots a guest for a test: `await using guest = await labGuest(t, { kernel: '6.1', load: 'forks' })`. It ends with
@@ -62,6 +65,39 @@ export class TestGuest implements AsyncDisposable {
   /** A line for QEMU's human monitor, for instance `gva2gpa 0xffffffff81000000`. */
   async hmp(line: string): Promise<string> {
     return (await this.qmp('human-monitor-command', { 'command-line': line })) as string;
+  }
+
+  /** What QEMU's monitor says of an address with the page tables that the first virtual processor uses right now. */
+  async gva2gpa(address: bigint): Promise<bigint | undefined> {
+    const answer = await this.hmp(`gva2gpa 0x${address.toString(16)}`);
+    const gpa = /gpa: (0x[0-9a-f]+)/.exec(answer)?.[1];
+    if (gpa === undefined && !/Unmapped/.test(answer)) throw new Error(`gva2gpa: ${answer}`);
+    return gpa === undefined ? undefined : BigInt(gpa);
+  }
+
+  /**
+   * The same of an address that the kernel surely maps, in a running guest: isolated page tables have it only while
+   * the processor is in the kernel, so it is asked until then.
+   */
+  async kernelGpa(address: bigint): Promise<bigint> {
+    for (let attempt = 0; attempt < MOST_LOOKS; attempt += 1) {
+      const gpa = await this.gva2gpa(address);
+      if (gpa !== undefined) return gpa;
+      await sleep(attempt % 7);
+    }
+    throw new Error(`0x${address.toString(16)} is never mapped`);
+  }
+
+  /** Stops the guest with its first virtual processor in user mode or in the kernel, and gives its registers. */
+  async stopIn(mode: 'user' | 'kernel'): Promise<Map<string, bigint>> {
+    for (let attempt = 0; attempt < MOST_LOOKS; attempt += 1) {
+      await this.qmp('stop');
+      const registers = await this.registers();
+      if (((registers.get('cs') as bigint) & 3n) === (mode === 'user' ? 3n : 0n)) return registers;
+      await this.qmp('cont');
+      await sleep(attempt % 7);
+    }
+    throw new Error(`the guest is never found in mode ${mode}`);
   }
 
   /** What QEMU reported since the first use of its monitor. */

@@ -1,4 +1,3 @@
-import type { Kernel } from '../../src/kernel/kernel.js';
 import type { VcpuState } from '../../src/target/target.js';
 import type { TestGuest } from './driver.js';
 import { vcpu } from './kernelImage.js';
@@ -22,12 +21,6 @@ export async function vcpusOf(guest: TestGuest): Promise<VcpuState[]> {
 /** A processor that needs no isolation does not get it, whatever the command line says by default. */
 export async function usesIsolation(guest: TestGuest): Promise<boolean> {
   return (await guest.run('grep -qw pti /proc/cpuinfo')).status === 0;
-}
-
-/** Where the kernel's root page table lies, by QEMU's own translation. */
-export async function rootByMonitor(guest: TestGuest, kernel: Kernel): Promise<bigint> {
-  const printed = await guest.hmp(`gva2gpa 0x${kernel.requireSymbol('init_top_pgt').toString(16)}`);
-  return BigInt(/0x[0-9a-f]+/.exec(printed)![0]);
 }
 
 /** One /proc/PID/status. */

@@ -84,12 +84,12 @@ t.test('one guest, asked for everything', async (t) => {
 
   await t.test('the truth monitor', async (t) => {
     const text = BigInt(`0x${(await guest.text('grep " T _text$" /proc/kallsyms')).split(' ')[0]}`);
-    t.match(await guest.hmp(`gva2gpa 0x${text.toString(16)}`), /gpa: 0x[0-9a-f]+/);
-    await guest.qmp('stop');
+    t.equal((await guest.kernelGpa(text)) % 4096n, 0n);
+    t.match(await guest.hmp('gva2gpa 0'), /Unmapped/);
+    const registers = await guest.stopIn('kernel');
     t.equal(await guest.runState(), 'paused');
-    const registers = await guest.registers();
     t.ok(registers.get('cr3'));
-    t.ok((registers.get('rip') ?? 0n) >= text, 'an idle guest is in its kernel');
+    t.ok((registers.get('rip') ?? 0n) >= text, 'the kernel runs its own code');
     t.ok(registers.has('gsBase'));
     t.equal(await guest.ramHash(), await guest.ramHash());
     const paused = await guest.ramHash();
@@ -99,7 +99,7 @@ t.test('one guest, asked for everything', async (t) => {
     t.not(await guest.ramHash(), paused);
     await guest.qmp('cont');
     t.same(
-      guest.events.map(({ event }) => event),
+      guest.events.slice(-4).map(({ event }) => event),
       ['STOP', 'RESUME', 'STOP', 'RESUME'],
     );
     await t.rejects(guest.qmp('no-such-command'), { message: /CommandNotFound/ });
