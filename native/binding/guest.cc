@@ -259,15 +259,18 @@ class Guest final : public Napi::ObjectWrap<Guest> {
         [request = std::move(request), interrupter = interrupter_](GuestState& state) mutable -> GuestThread::Reply {
           Shadow& shadow = state.RequireShadow();
           ShadowKernel kernel(&shadow, request.next_file, GuestFiles::kFirst);
-          Foresight foresight(&kernel, [patterns = request.policy.read_ahead](const char* path, uint64_t flags) {
+          const auto is_read_ahead = [patterns = request.policy.read_ahead](const char* path, uint64_t flags) {
             return IsReadAhead(patterns, path, flags);
-          });
+          };
+          const std::string command_line = CommandLine(request.launch);
+          Foresight foresight(&kernel, is_read_ahead, state.past_runs.Find(command_line));
           Supervisor supervisor(&foresight, std::move(request.policy));
           const Standstill standstill = {request.budget_ms, [&] {
                                            foresight.Rest();
                                            return state.LetGo();
                                          }};
           const RunReport report = supervisor.Run(request.launch, interrupter, standstill);
+          state.past_runs.Keep(command_line, foresight.Remember());
           return [report](Napi::Env env) { return ToJavaScript(env, report); };
         });
   }

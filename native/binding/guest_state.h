@@ -14,6 +14,7 @@
 #include "hypervisor/vcpu_control.h"
 #include "memory/guest_ram.h"
 #include "process/process_handle.h"
+#include "redirect/past_run.h"
 #include "shadow/shadow.h"
 
 namespace penumbra {
@@ -44,6 +45,7 @@ struct GuestState {
   std::vector<VcpuState> vcpus;  ///< as of the last stop
   std::chrono::steady_clock::time_point stopped_at;
   Episode episode{0};
+  PastRuns past_runs;  ///< of tools
 
   // What the guest's memory was may be relied on from here ...
   void Stands() { episode |= 1; }

@@ -64,6 +64,12 @@ RedirectRequest ReadRedirectRequest(Napi::Object object) {
   return request;
 }
 
+std::string CommandLine(const LaunchRequest& request) {
+  std::string line = request.program;
+  for (const std::string& argument : request.arguments) line.append(1, '\0').append(argument);
+  return line;
+}
+
 Napi::Value ToJavaScript(Napi::Env env, const RunReport& report) {
   Napi::Object object = Napi::Object::New(env);
   object.Set("status", report.status);

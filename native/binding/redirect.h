@@ -4,6 +4,8 @@
 
 #include <napi.h>
 
+#include <string>
+
 #include "redirect/launch.h"
 #include "redirect/policy.h"
 #include "redirect/shadow_kernel.h"
@@ -20,6 +22,9 @@ struct RedirectRequest {
 
 /// Throws a JavaScript TypeError when a member is missing, Error BAD_ARGUMENT for a malformed table.
 RedirectRequest ReadRedirectRequest(Napi::Object object);
+
+/// What tells one run of a program from another one of it.
+std::string CommandLine(const LaunchRequest& request);
 
 Napi::Value ToJavaScript(Napi::Env env, const RunReport& report);
 

@@ -147,7 +147,23 @@ void Foresight::AskAhead(Lock& lock, const Place& place) {
     gives_way_until_ = Clock::now() + gives_way_;
     gives_way_ *= 2;
   }
-  if (asked && place.group->dropped) Undo(slot);
+  if (asked && place.group->dropped) {
+    Undo(slot);
+  } else if (asked && place.group->is_opening) {
+    NoteEarly(slot);
+  }
+}
+
+void Foresight::NoteEarly(const Slot& slot) {
+  std::vector<EntryPattern::Reply> replies(slot.planned.question.calls.size());
+  for (size_t i = 0; i < slot.answers.size(); ++i) {
+    const Answer& answer = slot.answers[i];
+    if (answer.failed || answer.blocked) continue;
+    replies[i] = {answer.value, slot.filled[i].empty() ? nullptr : slot.filled[i].data()};
+  }
+  pattern_.NoteEarly(slot.planned.question, replies);
+  DropOutdated();
+  Extend();
 }
 
 }  // namespace penumbra

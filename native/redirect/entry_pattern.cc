@@ -16,9 +16,10 @@ constexpr size_t kMostEntries = 1 << 13;
 constexpr size_t kMostName = 255;  // NAME_MAX
 constexpr size_t kMostHistory = 64;
 constexpr size_t kMostPaths = 64;
+constexpr uint32_t kMostUnforeseen = 2;    // entries at which a walk can be recognised
 constexpr uint64_t kMostRoom = 160 << 10;  // of a question; programs read environments by 128 KiB
 
-constexpr std::string_view kFolders[] = {"/proc/", "/sys/"};
+constexpr std::string_view kFolders[] = {"/proc", "/sys"};
 /// Entries of /proc/PID that lead somewhere else, and directories full of such.
 constexpr std::string_view kLinks[] = {"root", "cwd", "exe"};
 constexpr std::string_view kFoldersOfLinks[] = {"fd", "map_files"};
@@ -30,11 +31,19 @@ bool IsOneOf(std::string_view name, const std::string_view (&names)[count]) {
   return std::find(std::begin(names), std::end(names), name) != std::end(names);
 }
 
+/// Whether it is about the caller alone, no file.
+bool OnlyAsksOfCaller(const Question& question) {
+  return std::all_of(question.calls.begin(), question.calls.end(), [](const Question::Call& call) {
+    return call.shape->file == CallShape::kNone && call.shape->text == CallShape::kNone && !call.shape->opens;
+  });
+}
+
 /// Whether it is a file of /proc or /sys, or what an entry there stands for when that is not going to be opened.
 bool StaysInside(std::string_view path, bool is_opened) {
-  if (std::none_of(std::begin(kFolders), std::end(kFolders),
-                   [&](std::string_view folder) { return path.starts_with(folder); }))
-    return false;
+  const bool is_below = std::any_of(std::begin(kFolders), std::end(kFolders), [&](std::string_view folder) {
+    return path.starts_with(folder) && (path.size() == folder.size() || path[folder.size()] == '/');
+  });
+  if (!is_below) return false;
   std::string_view before;
   for (size_t at = 0; at < path.size();) {
     const size_t end = std::min(path.find('/', at), path.size());
@@ -56,8 +65,22 @@ void EntryPattern::Interrupt() {
   planned_for_ = nullptr;
 }
 
-void EntryPattern::Note(const Question& question, const std::vector<Reply>& replies, bool was_planned) {
-  bool may_plan = !was_planned;
+void EntryPattern::Note(const Question& question, const std::vector<Reply>& replies, Foreseen foreseen) {
+  // The run before asked that before it went through any directory.
+  if (foreseen != Foreseen::kByOpening) NoteEntries(question, replies, foreseen == Foreseen::kNo);
+  Noted noted{question, {}, CanBePlanned(question)};
+  for (const Reply& reply : replies) noted.values.push_back(reply.value);
+  opening_.Note(question, noted.values, noted.can_be_planned || OnlyAsksOfCaller(question));
+  history_.push_back(std::move(noted));
+  if (history_.size() > kMostHistory) {
+    history_.pop_front();
+    ++history_begin_;
+  }
+  NoteOpened(question, replies);
+  NoteListed(question, replies);
+}
+
+void EntryPattern::NoteEntries(const Question& question, const std::vector<Reply>& replies, bool may_plan) {
   // The outermost directory whose next entry this is: what is asked of its entries contains the rest.
   for (const std::shared_ptr<Listing>& listing : listings_) {
     for (size_t i = 0; i < question.calls.size(); ++i) {
@@ -69,60 +92,107 @@ void EntryPattern::Note(const Question& question, const std::vector<Reply>& repl
       break;
     }
   }
-  Noted noted{question, {}, CanBePlanned(question)};
-  for (const Reply& reply : replies) noted.values.push_back(reply.value);
-  history_.push_back(std::move(noted));
-  if (history_.size() > kMostHistory) {
-    history_.pop_front();
-    ++history_begin_;
-  }
-  NoteOpened(question, replies);
-  NoteListed(question, replies);
 }
 
 void EntryPattern::NoteEntry(const std::shared_ptr<Listing>& listing, uint32_t entry, const Question& question,
                              const std::vector<Reply>& replies, bool may_plan) {
   // The tool has gone on.
-  if (planned_for_ == listing) begun_.reset();
+  if (planned_for_ == listing && begun_.has_value()) {
+    begun_.reset();
+    at_cursor_ = false;
+  }
   if (listing->current) {
     Type& type = listing->types[listing->entries[*listing->current].type];
-    if (const std::shared_ptr<const Template> steps = MakeTemplate(*listing)) {
+    if (const std::shared_ptr<const WalkSteps> steps = MakeSteps(*listing)) {
       type.steps = steps;
-      const std::vector<Entry>& entries = listing->entries;
-      if (planned_for_ == listing && entries[cursor_].type == entries[*listing->current].type) steps_ = steps;
+      const uint8_t kind = listing->entries[*listing->current].type;
+      if (planned_for_ == listing && planned_type_ == kind) steps_ = steps;
+      if (listing->walked == kind && !may_plan) RememberWalk(*listing);
     }
   }
-  Type& type = listing->types[listing->entries[entry].type];
+  const uint8_t kind = listing->entries[entry].type;
+  Type& type = listing->types[kind];
   const uint32_t last = type.last;
   type.last = entry;
+  if (!type.first) {
+    type.first = entry;
+    type.asked_before = opening_.size();
+  }
   listing->current = entry;
+  ++(may_plan ? type.unforeseen : type.foreseen);
   listing->begin = history_begin_ + history_.size();
   if (!may_plan || type.steps == nullptr || last >= entry) return;
-  const uint8_t kind = listing->entries[entry].type;
   for (uint32_t i = last + 1; i < entry; ++i) {
     if (listing->entries[i].type == kind) return;
   }
   // It must begin as the one before did.
-  const Step& first = type.steps->front();
+  const WalkStep& first = type.steps->front();
   if (first.planned.question.calls.size() != question.calls.size()) return;
   for (size_t i = 0; i < question.calls.size(); ++i) {
     if (first.planned.question.calls[i].shape != question.calls[i].shape) return;
   }
-  planned_for_ = listing;
-  steps_ = type.steps;
-  cursor_ = entry;
+  PlanFor(listing, kind, entry);
   begun_.emplace();
   for (const Reply& reply : replies) begun_->push_back(reply.value);
   ++generation_;
 }
 
-std::shared_ptr<const EntryPattern::Template> EntryPattern::MakeTemplate(const Listing& listing) const {
+void EntryPattern::PlanFor(const std::shared_ptr<Listing>& listing, uint8_t type, uint32_t entry) {
+  planned_for_ = listing;
+  planned_type_ = type;
+  steps_ = listing->types[type].steps;
+  cursor_ = entry;
+  at_cursor_ = true;
+  begun_.reset();
+  if (!listing->walked) listing->walked = type;
+}
+
+// The entries may be others than then, and their directory has another number.
+void EntryPattern::PlanAsBefore(const std::shared_ptr<Listing>& listing) {
+  const Walk& walk = *past_->walk;
+  const auto first = listing->places.find(walk.first);
+  if (walk.folder != listing->path || listing->walked || first == listing->places.end()) return;
+  if (listing->entries[first->second].type != walk.type) return;
+  WalkSteps steps = *walk.steps;
+  for (WalkStep& step : steps) {
+    for (Question::Call& call : step.planned.question.calls) {
+      if (DependsOnFile(call) && call.arguments[call.shape->file] == walk.file) {
+        call.arguments[call.shape->file] = listing->file;
+      }
+    }
+  }
+  listing->types[walk.type].steps = std::make_shared<const WalkSteps>(std::move(steps));
+  if (planned_for_ != nullptr) ++generation_;
+  PlanFor(listing, walk.type, first->second);
+}
+
+void EntryPattern::RememberWalk(const Listing& listing) {
+  const Type& type = listing.types.at(*listing.walked);
+  if (type.unforeseen > kMostUnforeseen || type.foreseen <= walk_entries_) return;
+  if (listing.path.empty() || listing.file == Listing::kClosed) return;
+  walk_ = {listing.path, listing.file, *listing.walked, listing.entries[*type.first].name, type.steps};
+  walk_entries_ = type.foreseen;
+  asked_before_walk_ = type.asked_before;
+}
+
+PastRun EntryPattern::Remember() const { return {opening_.Take(asked_before_walk_), walk_}; }
+
+std::vector<PlannedQuestion> EntryPattern::PlanOpening() const {
+  return past_ == nullptr ? std::vector<PlannedQuestion>() : past_->opening;
+}
+
+void EntryPattern::NoteEarly(const Question& question, const std::vector<Reply>& replies) {
+  NoteOpened(question, replies);
+  NoteListed(question, replies);
+}
+
+std::shared_ptr<const WalkSteps> EntryPattern::MakeSteps(const Listing& listing) const {
   if (listing.begin < history_begin_) return nullptr;
-  Template steps;
+  WalkSteps steps;
   std::map<uint64_t, std::pair<size_t, size_t>> opened;
   for (size_t i = listing.begin - history_begin_; i < history_.size(); ++i) {
     const Noted& noted = history_[i];
-    Step step{{noted.question, {}}, {}, noted.can_be_planned};
+    WalkStep step{{noted.question, {}}, {}, noted.can_be_planned};
     for (size_t k = 0; k < noted.question.calls.size(); ++k) {
       const Question::Call& call = noted.question.calls[k];
       const std::optional<Match> match = FindEntry(listing, call, k);
@@ -143,13 +213,13 @@ std::shared_ptr<const EntryPattern::Template> EntryPattern::MakeTemplate(const L
     }
     steps.push_back(std::move(step));
   }
-  return steps.empty() ? nullptr : std::make_shared<const Template>(std::move(steps));
+  return steps.empty() ? nullptr : std::make_shared<const WalkSteps>(std::move(steps));
 }
 
 std::optional<std::vector<PlannedQuestion>> EntryPattern::Plan() {
   if (planned_for_ == nullptr) return std::nullopt;
   const bool is_rest = begun_.has_value();
-  if (!is_rest) {
+  if (!std::exchange(at_cursor_, false)) {
     const std::optional<uint32_t> next = NextOfType(cursor_);
     if (!next) return std::nullopt;
     cursor_ = *next;
@@ -163,7 +233,7 @@ std::optional<std::vector<PlannedQuestion>> EntryPattern::Plan() {
   }
   std::vector<std::optional<size_t>> places(steps_->size());
   for (size_t i = is_rest ? 1 : 0; i < steps_->size(); ++i) {
-    const Step& step = (*steps_)[i];
+    const WalkStep& step = (*steps_)[i];
     if (!step.can_be_planned) continue;
     PlannedQuestion planned{step.planned.question, {}};
     bool is_whole = true;
@@ -179,7 +249,7 @@ std::optional<std::vector<PlannedQuestion>> EntryPattern::Plan() {
       }
     }
     if (!is_whole) continue;
-    for (const NamePlace& place : step.names) {
+    for (const WalkStep::NamePlace& place : step.names) {
       planned.question.calls[place.call].text.replace(place.at, place.length, name);
     }
     if (!IsAskedSo(planned.question)) continue;
@@ -251,14 +321,19 @@ void EntryPattern::NoteOpened(const Question& question, const std::vector<Reply>
   for (size_t i = 0; i < replies.size(); ++i) {
     if (!question.calls[i].shape->opens || replies[i].value < 0) continue;
     const uint64_t file = static_cast<uint64_t>(replies[i].value);
+    std::string path = PathOf(question.calls[i]);
+    const auto known = paths_.find(file);
+    // Noted early.
+    if (known != paths_.end() && !path.empty() && known->second == path) continue;
     if (paths_.size() >= kMostPaths) paths_.clear();
     Forget(file);
-    paths_[file] = PathOf(question.calls[i]);
+    paths_[file] = std::move(path);
   }
 }
 
 void EntryPattern::NoteClosed(uint64_t file) {
   Forget(file);
+  opening_.NoteClosed(file);
   if (begun_) std::replace(begun_->begin(), begun_->end(), static_cast<int64_t>(file), int64_t{-1});
 }
 
@@ -279,8 +354,8 @@ void EntryPattern::Forget(uint64_t file) {
 }
 
 /// Whether the file is asked about, and not one that another step opens.
-bool EntryPattern::Uses(const Template& steps, uint64_t file) {
-  return std::any_of(steps.begin(), steps.end(), [&](const Step& step) {
+bool EntryPattern::Uses(const WalkSteps& steps, uint64_t file) {
+  return std::any_of(steps.begin(), steps.end(), [&](const WalkStep& step) {
     const std::vector<Question::Call>& calls = step.planned.question.calls;
     return step.can_be_planned && std::any_of(calls.begin(), calls.end(), [&](const Question::Call& call) {
              const size_t index = static_cast<size_t>(&call - calls.data());
@@ -335,6 +410,7 @@ void EntryPattern::NoteListed(const Question& question, const std::vector<Reply>
       bytes += record;
       left -= record;
     }
+    if (past_ != nullptr && past_->walk) PlanAsBefore(*found);
   }
 }
 

@@ -13,6 +13,8 @@ namespace {
 
 constexpr size_t kMostGroups = 12, kFewGroups = 6;
 constexpr size_t kMostSlots = 96;  // each may hold a file of the guest open
+// Before the tool has come to what it goes through there is time.
+constexpr size_t kMostGroupsAtFirst = 40, kMostSlotsAtFirst = 240;
 constexpr uint64_t kTrial = 128;
 
 }  // namespace
@@ -92,7 +94,10 @@ void Foresight::TakeBackReads(Lock& lock, std::optional<uint64_t> file) {
 
 // Files are closed, and moved back to where the tool believes them to be.
 void Foresight::Undo(const Slot& slot) {
-  for (const uint64_t file : Opened(slot)) Queue(SYS_close, file);
+  for (const uint64_t file : Opened(slot)) {
+    pattern_.NoteClosed(file);
+    Queue(SYS_close, file);
+  }
   const std::optional<uint64_t> read = ReadFile(slot);
   if (!read || slot.answers.empty() || slot.answers.front().failed || slot.answers.front().value <= 0) return;
   Queue(SYS_lseek, *read, static_cast<uint64_t>(-slot.answers.front().value), SEEK_CUR);
@@ -113,11 +118,15 @@ void Foresight::Queue(uint32_t number, uint64_t a, uint64_t b, uint64_t c) { que
 
 void Foresight::Extend() {
   if (wasted_ > kTrial && wasted_ > 2 * foreseen_) is_off_ = true;
-  if (IsOff() || usual_ns_ < worthwhile_ns_ || groups_.size() > kFewGroups) return;
+  const bool at_first = !groups_.empty() && groups_.front()->is_opening;
+  const size_t few = at_first ? kMostGroupsAtFirst - 1 : kFewGroups;
+  if (IsOff() || usual_ns_ < worthwhile_ns_ || groups_.size() > few) return;
+  const size_t most_groups = at_first ? kMostGroupsAtFirst : kMostGroups;
+  const size_t most_slots = at_first ? kMostSlotsAtFirst : kMostSlots;
   size_t slots = 0;
   for (const std::shared_ptr<Group>& group : groups_) slots += group->slots.size();
   bool is_new = false;
-  while (groups_.size() < kMostGroups && slots < kMostSlots) {
+  while (groups_.size() < most_groups && slots < most_slots) {
     std::optional<std::vector<PlannedQuestion>> plan = pattern_.Plan();
     if (!plan) break;
     const auto group = std::make_shared<Group>();
@@ -165,6 +174,15 @@ void Foresight::DropGroup(Group& group) {
 void Foresight::DropAll() {
   for (const std::shared_ptr<Group>& group : groups_) DropGroup(*group);
   groups_.clear();
+}
+
+void Foresight::DropOutdated() {
+  if (pattern_.generation() == generation_) return;
+  generation_ = pattern_.generation();
+  std::erase_if(groups_, [this](const std::shared_ptr<Group>& group) {
+    if (!group->is_opening) DropGroup(*group);
+    return !group->is_opening;
+  });
 }
 
 }  // namespace penumbra

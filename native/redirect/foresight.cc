@@ -24,19 +24,22 @@ constexpr int kTries = 200;
 
 /// Whether a file was not opened, or has a number that no tool's may have.
 bool IsOutOfFiles(uint32_t number, const GuestKernel::Answer* answers, size_t count) {
-  if (number != SYS_openat || count == 0 || answers[0].failed) return false;
+  const bool opens = number == SYS_openat || number == SYS_socket;
+  if (!opens || count == 0 || answers[0].failed) return false;
   return answers[0].value == -EMFILE || answers[0].value >= GuestFiles::kEnd;
 }
 
 }  // namespace
 
-Foresight::Foresight(GuestKernel* kernel, EntryPattern::IsReadAhead is_read_ahead, double worthwhile_ns)
+Foresight::Foresight(GuestKernel* kernel, EntryPattern::IsReadAhead is_read_ahead, std::shared_ptr<const PastRun> past,
+                     double worthwhile_ns)
     : kernel_(kernel),
       worthwhile_ns_(worthwhile_ns),
       outer_(kernel->window()),
       window_(outer_),
       memory_(nullptr, &std::free),
-      pattern_(std::move(is_read_ahead)) {
+      usual_ns_(past == nullptr ? 0 : past->usual_ns),
+      pattern_(std::move(is_read_ahead), std::move(past)) {
   window_.size = outer_.size > 2 * kAhead ? outer_.size - kAhead : outer_.size;
   memory_.reset(static_cast<uint8_t*>(std::calloc(window_.size, 1)));
   if (memory_ == nullptr) throw std::bad_alloc();
@@ -82,6 +85,27 @@ Foresight::Lock Foresight::Enter() {
   }
   lock.lock();
   return lock;
+}
+
+void Foresight::Begin() {
+  Lock lock(mutex_);
+  const std::vector<PlannedQuestion> opening = pattern_.PlanOpening();
+  if (opening.empty() || IsOff() || usual_ns_ < worthwhile_ns_) return;
+  const auto group = std::make_shared<Group>();
+  group->is_opening = true;
+  for (const PlannedQuestion& planned : opening) {
+    group->slots.emplace_back();
+    group->slots.back().planned = planned;
+  }
+  groups_.push_back(group);
+  Start();
+}
+
+PastRun Foresight::Remember() {
+  const Lock lock(mutex_);
+  PastRun run = pattern_.Remember();
+  run.usual_ns = usual_ns_;
+  return run;
 }
 
 size_t Foresight::Run(const GuestCall* calls, size_t count, uint64_t used, Answer* answers) {
@@ -153,7 +177,11 @@ size_t Foresight::Run(const GuestCall* calls, size_t count, uint64_t used, Answe
       ResolveLinks(*place.group, place.slot);
     }
   }
-  NoteAnswers(rest, left, done, answers + closed, question, place.group != nullptr);
+  EntryPattern::Foreseen foreseen = EntryPattern::Foreseen::kNo;
+  if (place.group != nullptr) {
+    foreseen = place.group->is_opening ? EntryPattern::Foreseen::kByOpening : EntryPattern::Foreseen::kByWalk;
+  }
+  NoteAnswers(rest, left, done, answers + closed, question, foreseen);
   Extend();
   Wake();
   return closed + done;
@@ -265,7 +293,7 @@ void Foresight::TakeSlot(Slot& slot, const GuestCall* calls, Answer* answers) {
 }
 
 void Foresight::NoteAnswers(const GuestCall* calls, size_t count, size_t done, const Answer* answers,
-                            const Question& question, bool was_planned) {
+                            const Question& question, EntryPattern::Foreseen foreseen) {
   std::vector<EntryPattern::Reply> replies(count);
   for (size_t i = 0; i < done; ++i) {
     if (answers[i].failed || answers[i].blocked) continue;
@@ -273,10 +301,8 @@ void Foresight::NoteAnswers(const GuestCall* calls, size_t count, size_t done, c
     const bool fills = shape.Filled(calls[i].arguments, answers[i].value) > 0;
     replies[i] = {answers[i].value, fills ? InWindow(calls[i].arguments[shape.out]) : nullptr};
   }
-  pattern_.Note(question, replies, was_planned);
-  if (pattern_.generation() == generation_) return;
-  generation_ = pattern_.generation();
-  DropAll();
+  pattern_.Note(question, replies, foreseen);
+  DropOutdated();
 }
 
 }  // namespace penumbra

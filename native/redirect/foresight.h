@@ -38,20 +38,25 @@ class Foresight final : public GuestKernel {
   static constexpr double kWorthwhileNs = 10'000;
 
   /// `kernel` must outlive this; nobody else may use it meanwhile. Nothing is asked ahead where an answer takes less
-  /// than `worthwhile_ns`.
-  Foresight(GuestKernel* kernel, EntryPattern::IsReadAhead is_read_ahead, double worthwhile_ns = kWorthwhileNs);
+  /// than `worthwhile_ns`. `past`: the run that this one is going to be like, or null.
+  Foresight(GuestKernel* kernel, EntryPattern::IsReadAhead is_read_ahead, std::shared_ptr<const PastRun> past = nullptr,
+            double worthwhile_ns = kWorthwhileNs);
   /// Waits for the question that is being asked.
   ~Foresight() override;
   Foresight(const Foresight&) = delete;
   Foresight& operator=(const Foresight&) = delete;
 
   GuestWindow window() const override { return window_; }
+  void Begin() override;
   size_t Run(const GuestCall* calls, size_t count, uint64_t used, Answer* answers) override;
   const std::string& failure() const override { return failure_; }
   uint64_t foreseen() const override { return foreseen_; }
 
   /// Returns when the guest's kernel is left alone; it is until the next Run.
   void Rest();
+
+  /// For the next run of the same command line.
+  PastRun Remember();
 
  private:
   struct Slot {
@@ -67,9 +72,10 @@ class Foresight final : public GuestKernel {
     std::vector<std::vector<uint8_t>> filled;  ///< by each call
     std::string failure;
   };
-  /// What is asked of one entry.
+  /// What is asked of one entry, or before there are any.
   struct Group {
     std::deque<Slot> slots;
+    bool is_opening = false;
     bool dropped = false;
   };
   struct Place {
@@ -89,7 +95,7 @@ class Foresight final : public GuestKernel {
   void CopyOut(const GuestCall* calls, size_t done, const Question* question, uint64_t used, const Answer* answers);
   void TakeSlot(Slot& slot, const GuestCall* calls, Answer* answers);
   void NoteAnswers(const GuestCall* calls, size_t count, size_t done, const Answer* answers, const Question& question,
-                   bool was_planned);
+                   EntryPattern::Foreseen foreseen);
   uint8_t* InWindow(uint64_t guest) const { return window_.host + (guest - window_.guest); }
   Lock Enter();
   void Await(Lock& lock, const std::function<bool()>& condition);
@@ -109,6 +115,8 @@ class Foresight final : public GuestKernel {
   void Undo(const Slot& slot);
   void DropGroup(Group& group);
   void DropAll();
+  /// What is not going to be asked, now that the pattern is another one.
+  void DropOutdated();
   void Queue(uint32_t number, uint64_t a, uint64_t b = 0, uint64_t c = 0);
 
   // asking_ahead.cc: the thread.
@@ -118,6 +126,7 @@ class Foresight final : public GuestKernel {
   bool IsOff() const;
   Place NextPlanned();
   void AskAhead(Lock& lock, const Place& place);
+  void NoteEarly(const Slot& slot);
 
   GuestKernel* kernel_;
   double worthwhile_ns_;

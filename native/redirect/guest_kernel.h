@@ -42,6 +42,9 @@ class GuestKernel {
 
   virtual GuestWindow window() const = 0;
 
+  /// Whoever is going to ask is being started.
+  virtual void Begin() {}
+
   /// Runs up to kMostCalls system calls one after the other, entering the shadow once. Pointers among the arguments lie
   /// in the first `used` bytes of the window. Returns how many have an answer: the first that fails is the last of
   /// them. After a failure further calls may be made.

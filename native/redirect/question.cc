@@ -1,6 +1,7 @@
 #include "redirect/question.h"
 
 #include <fcntl.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 
 #include <algorithm>
@@ -14,6 +15,7 @@ namespace {
 
 constexpr uint8_t kNo = CallShape::kNone;
 constexpr uint32_t kStat = 144, kStatx = 256, kStatfs = 120;  // struct stat, struct statx, struct statfs
+constexpr uint32_t kRlimit = 16, kUtsname = 390;              // struct rlimit64, struct new_utsname
 
 // Manual pages, section 2; order of the fields as in CallShape.
 constexpr CallShape kShapes[] = {
@@ -35,6 +37,17 @@ constexpr CallShape kShapes[] = {
     {SYS_faccessat, 3, 0, 1},
     {SYS_faccessat2, 4, 0, 1},
     {SYS_fcntl, 2, 0},
+    {SYS_socket, 3, kNo, kNo, kNo, kNo, 0, true},
+    {SYS_getpid, 0},
+    {SYS_getppid, 0},
+    {SYS_getuid, 0},
+    {SYS_geteuid, 0},
+    {SYS_getgid, 0},
+    {SYS_getegid, 0},
+    {SYS_prctl, 5},
+    {SYS_prlimit64, 4, kNo, kNo, 3, kNo, kRlimit},
+    {SYS_sched_getaffinity, 3, kNo, kNo, 2, 1},
+    {SYS_uname, 1, kNo, kNo, 0, kNo, kUtsname},
 };
 
 const CallShape* FindShape(uint32_t number) {
@@ -45,6 +58,8 @@ const CallShape* FindShape(uint32_t number) {
 
 bool OnlyAsks(const GuestCall& call) {
   if (call.number == SYS_fcntl) return call.arguments[1] == F_GETFL;
+  if (call.number == SYS_prctl) return call.arguments[0] == PR_CAPBSET_READ;
+  if (call.number == SYS_prlimit64) return call.arguments[2] == 0;
   if (call.number != SYS_openat) return true;
   const uint64_t flags = call.arguments[2];
   return (flags & O_ACCMODE) == O_RDONLY && (flags & (O_CREAT | O_TRUNC)) == 0 && (flags & O_TMPFILE) != O_TMPFILE;

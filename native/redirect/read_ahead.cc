@@ -76,6 +76,19 @@ bool ChangesNothing(uint32_t number) {
     case SYS_fcntl:
     case SYS_clock_gettime:
     case SYS_gettimeofday:
+    case SYS_getpid:
+    case SYS_getppid:
+    case SYS_getuid:
+    case SYS_geteuid:
+    case SYS_getgid:
+    case SYS_getegid:
+    case SYS_getresuid:
+    case SYS_getresgid:
+    case SYS_getgroups:
+    case SYS_uname:
+    case SYS_sysinfo:
+    case SYS_sched_getaffinity:
+    case SYS_get_mempolicy:
       return true;
     default:
       return false;

@@ -73,6 +73,7 @@ RunReport Supervisor::Run(const LaunchRequest& request, std::shared_ptr<RunInter
   set_message_fd(request.standard_fds[2]);
   {
     const OneCpu pinned;
+    guest_->Begin();
     LaunchedTool tool(request, BuildFilter(policy_), std::move(interrupter));
     listener_ = tool.listener();
     root_ = tool.launcher();

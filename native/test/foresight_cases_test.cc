@@ -69,7 +69,7 @@ class LoggedKernel final : public GuestKernel {
     }
     if (call.number == SYS_openat) return Open(a);
     const int number = static_cast<int>(a[0]);
-    if (!files.contains(number)) return call.number == SYS_getppid ? 1 : -EBADF;
+    if (!files.contains(number)) return call.number == SYS_umask ? 1 : -EBADF;
     switch (call.number) {
       case SYS_close:
         return files.erase(number) == 1 ? 0 : -EBADF;
@@ -197,7 +197,7 @@ TEST("foresight reads no file that it could not move back") {
     kernel.contents["/sys/a/" + name] = "value " + name;
     kernel.unseekable.insert("/sys/a/" + name);
   }
-  Foresight foresight(&kernel, IsReadAheadHere, 0);
+  Foresight foresight(&kernel, IsReadAheadHere, nullptr, 0);
   Tool tool(&foresight);
   tool.Close(tool.List("/sys/a"));
   for (const std::string& name : names) {
@@ -212,7 +212,7 @@ TEST("foresight opens nothing behind a process's links, however their folder was
   LoggedKernel kernel;
   kernel.AddFolder("/proc/a/fd", Numbers(0, 8), kLink);
   for (const std::string& name : Numbers(0, 8)) kernel.contents["/proc/a/fd/" + name] = "in a pipe";
-  Foresight foresight(&kernel, IsReadAheadHere, 0);
+  Foresight foresight(&kernel, IsReadAheadHere, nullptr, 0);
   Tool tool(&foresight);
   const uint64_t folder = tool.List("/proc/a/fd/");
   for (const std::string& name : Numbers(0, 3)) {
@@ -227,7 +227,7 @@ TEST("foresight opens nothing behind a process's links after another entry of it
   LoggedKernel kernel;
   kernel.AddFolder("/proc/a", {"x", "task", "fd", "net"}, kFolder);
   for (const std::string name : {"x", "task", "fd", "net"}) kernel.contents["/proc/a/" + name + "/1"] = "content";
-  Foresight foresight(&kernel, IsReadAheadHere, 0);
+  Foresight foresight(&kernel, IsReadAheadHere, nullptr, 0);
   Tool tool(&foresight);
   tool.List("/proc/a");
   for (const std::string name : {"x", "task"}) {
@@ -245,15 +245,51 @@ TEST("foresight consumes nothing") {
   kernel.AddFolder("/proc", names, kFile);
   for (const std::string& name : names) kernel.contents["/proc/" + name] = "content of " + name;
   kernel.consumed.insert("/proc/kmsg");
-  Foresight foresight(&kernel, IsReadAheadHere, 0);
+  Foresight foresight(&kernel, IsReadAheadHere, nullptr, 0);
   Tool tool(&foresight);
   tool.Close(tool.List("/proc"));
   for (const std::string& name : names) {
     const uint64_t file = tool.Open("/proc/" + name);
     // What drops all that was asked ahead.
-    if (name == "misc") tool.Ask({{SYS_getppid, {}}});
+    if (name == "misc") tool.Ask({{SYS_umask, {}}});
     CHECK_IN(name, tool.Read(file) == "content of " + name);
     tool.Close(file);
+  }
+}
+
+TEST("foresight begins as the run before did") {
+  std::shared_ptr<const PastRun> past;
+  for (int run = 0; run < 2; ++run) {
+    LoggedKernel kernel;
+    // The entries are others than then, and one is the same.
+    const std::vector<std::string> names = Numbers(run == 0 ? 1 : 100, 8);
+    kernel.AddFolder("/proc", {"1"}, kFolder);
+    kernel.AddFolder("/proc", names, kFolder);
+    for (const std::string& name : names) kernel.contents["/proc/" + name + "/stat"] = "of " + name;
+    for (const std::string name : {"/proc/uptime", "/etc/passwd"}) kernel.contents[name] = "content";
+    Foresight foresight(&kernel, IsReadAheadHere, past, 0);
+    foresight.Begin();
+    const bool is_known = run == 1 && std::thread::hardware_concurrency() > 1;
+    if (is_known) std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    CHECK_EQUAL(kernel.WasTouched("/proc/uptime"), is_known);
+    CHECK_EQUAL(kernel.WasTouched("/proc/103/stat"), is_known);
+    CHECK(!kernel.WasTouched("/etc/passwd"));
+    Tool tool(&foresight);
+    for (const std::string path : {"/etc/passwd", "/proc/uptime"}) {
+      const uint64_t file = tool.Open(path);
+      CHECK(tool.Read(file) == "content");
+      tool.Close(file);
+    }
+    const uint64_t folder = tool.List("/proc");
+    for (const auto& [name, type] : kernel.folders["/proc"]) {
+      const uint64_t file = tool.Open("/proc/" + name + "/stat");
+      if (!kernel.contents.contains("/proc/" + name + "/stat")) continue;
+      CHECK_IN(name, tool.Read(file) == "of " + name);
+      tool.Close(file);
+    }
+    tool.Close(folder);
+    if (is_known) CHECK(foresight.foreseen() > 10);
+    past = std::make_shared<const PastRun>(foresight.Remember());
   }
 }
 
@@ -263,7 +299,7 @@ TEST("foresight takes no file from the tool, whatever is asked in the same list"
   for (const std::string& name : Numbers(0, 60)) kernel.contents["/proc/a/" + name] = "content";
   kernel.contents["/other"] = "another";
   kernel.end_of_files = GuestFiles::kFirst + 7;
-  Foresight foresight(&kernel, IsReadAheadHere, 0);
+  Foresight foresight(&kernel, IsReadAheadHere, nullptr, 0);
   Tool tool(&foresight);
   tool.Close(tool.List("/proc/a"));
   uint64_t last = 0;
@@ -284,7 +320,7 @@ TEST("foresight uses up none of the numbers that a tool's files may have") {
   for (const std::string& name : Numbers(1000, 120)) kernel.contents["/proc/a/" + name] = "content";
   kernel.contents["/other"] = "another";
   for (int i = GuestFiles::kFirst; i < 1000; ++i) kernel.files[i] = "/other";
-  Foresight foresight(&kernel, IsReadAheadHere, 0);
+  Foresight foresight(&kernel, IsReadAheadHere, nullptr, 0);
   Tool tool(&foresight);
   tool.Close(tool.List("/proc/a"));
   for (const std::string& name : Numbers(1000, 16)) CHECK(std::to_string(tool.Open("/proc/a/" + name)) == name);
