@@ -66,13 +66,19 @@ bool Supervisor::ReplaceFile(const ToolCall& call, int source, int tool_fd, bool
 }
 
 bool Supervisor::IsOpen(const ToolCall& call, uint64_t fd) const {
+  // Sooner told than by a name in /proc, but of the first thread only, which may have ended before others.
+  if (call.thread == call.process->pid) {
+    const int copy = CopyFd(call, fd);
+    if (copy >= 0) close(copy);
+    if (copy >= 0 || copy == -EBADF) return copy >= 0;
+  }
   char link[48];
   std::snprintf(link, sizeof link, "task/%d/fd/%d", call.thread, static_cast<int>(fd));
   struct stat status;
   return fstatat(call.process->folder, link, &status, AT_SYMLINK_NOFOLLOW) == 0;
 }
 
-int Supervisor::CopyFd(const ToolCall& call, uint64_t fd) {
+int Supervisor::CopyFd(const ToolCall& call, uint64_t fd) const {
   const long copy = syscall(SYS_pidfd_getfd, call.process->pidfd, static_cast<int>(fd), 0);
   return copy < 0 ? -errno : static_cast<int>(copy);
 }

@@ -160,7 +160,7 @@ class Supervisor {
   /// Whether the tool has anything open by this number.
   bool IsOpen(const ToolCall& call, uint64_t fd) const;
   /// A copy of an fd of the tool, or -errno.
-  int CopyFd(const ToolCall& call, uint64_t fd);
+  int CopyFd(const ToolCall& call, uint64_t fd) const;
 
   /// EPERM, and a line that says what was refused.
   Answer Refuse(const ToolCall& call, const std::string& why = {});
