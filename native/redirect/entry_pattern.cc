@@ -168,8 +168,7 @@ void EntryPattern::PlanAsBefore(const std::shared_ptr<Listing>& listing) {
 
 void EntryPattern::RememberWalk(const Listing& listing) {
   const Type& type = listing.types.at(*listing.walked);
-  if (type.unforeseen > kMostUnforeseen || type.foreseen <= walk_entries_) return;
-  if (listing.path.empty() || listing.file == Listing::kClosed) return;
+  if (type.unforeseen > kMostUnforeseen || type.foreseen <= walk_entries_ || listing.path.empty()) return;
   walk_ = {listing.path, listing.file, *listing.walked, listing.entries[*type.first].name, type.steps};
   walk_entries_ = type.foreseen;
   asked_before_walk_ = type.asked_before;

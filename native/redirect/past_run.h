@@ -41,7 +41,7 @@ using WalkSteps = std::vector<WalkStep>;
 /// How a program went through the entries of one type of a directory.
 struct Walk {
   std::string folder;  ///< its path, with a slash at the end
-  uint64_t file;       ///< its number then
+  uint64_t file;       ///< its number then; of no file when it had been closed
   uint8_t type;        ///< d_type
   std::string first;   ///< name of the entry that it began with
   std::shared_ptr<const WalkSteps> steps;

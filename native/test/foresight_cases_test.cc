@@ -259,17 +259,20 @@ TEST("foresight consumes nothing") {
 
 TEST("foresight begins as the run before did") {
   std::shared_ptr<const PastRun> past;
-  for (int run = 0; run < 2; ++run) {
+  for (int run = 0; run < 4; ++run) {
     LoggedKernel kernel;
+    // Some programs close a directory before they go through it.
+    const bool closes_early = run >= 2;
+    if (run == 2) past = nullptr;
     // The entries are others than then, and one is the same.
-    const std::vector<std::string> names = Numbers(run == 0 ? 1 : 100, 8);
+    const std::vector<std::string> names = Numbers(past == nullptr ? 1 : 100, 8);
     kernel.AddFolder("/proc", {"1"}, kFolder);
     kernel.AddFolder("/proc", names, kFolder);
     for (const std::string& name : names) kernel.contents["/proc/" + name + "/stat"] = "of " + name;
     for (const std::string name : {"/proc/uptime", "/etc/passwd"}) kernel.contents[name] = "content";
     Foresight foresight(&kernel, IsReadAheadHere, past, 0);
     foresight.Begin();
-    const bool is_known = run == 1 && std::thread::hardware_concurrency() > 1;
+    const bool is_known = past != nullptr && std::thread::hardware_concurrency() > 1;
     if (is_known) std::this_thread::sleep_for(std::chrono::milliseconds(300));
     CHECK_EQUAL(kernel.WasTouched("/proc/uptime"), is_known);
     CHECK_EQUAL(kernel.WasTouched("/proc/103/stat"), is_known);
@@ -281,13 +284,14 @@ TEST("foresight begins as the run before did") {
       tool.Close(file);
     }
     const uint64_t folder = tool.List("/proc");
+    if (closes_early) tool.Close(folder);
     for (const auto& [name, type] : kernel.folders["/proc"]) {
       const uint64_t file = tool.Open("/proc/" + name + "/stat");
       if (!kernel.contents.contains("/proc/" + name + "/stat")) continue;
       CHECK_IN(name, tool.Read(file) == "of " + name);
       tool.Close(file);
     }
-    tool.Close(folder);
+    if (!closes_early) tool.Close(folder);
     if (is_known) CHECK(foresight.foreseen() > 10);
     past = std::make_shared<const PastRun>(foresight.Remember());
   }
