@@ -23,6 +23,7 @@ constexpr std::string_view kFolders[] = {"/proc", "/sys"};
 /// Entries of /proc/PID that lead somewhere else, and directories full of such.
 constexpr std::string_view kLinks[] = {"root", "cwd", "exe"};
 constexpr std::string_view kFoldersOfLinks[] = {"fd", "map_files"};
+constexpr std::string_view kFoldersOfFiles[] = {"fd", "fdinfo"};
 /// What is read there is gone.
 constexpr std::string_view kConsumed[] = {"kmsg", "trace_pipe"};
 
@@ -36,6 +37,14 @@ bool OnlyAsksOfCaller(const Question& question) {
   return std::all_of(question.calls.begin(), question.calls.end(), [](const Question::Call& call) {
     return call.shape->file == CallShape::kNone && call.shape->text == CallShape::kNone && !call.shape->opens;
   });
+}
+
+/// Of a process's open files.
+bool OpensFolderOfFiles(const Question::Call& call) {
+  if (!call.shape->opens) return false;
+  std::string_view path = call.text;
+  while (path.ends_with('/')) path.remove_suffix(1);
+  return IsOneOf(path.substr(path.rfind('/') + 1), kFoldersOfFiles);
 }
 
 /// Whether it is a file of /proc or /sys, or what an entry there stands for when that is not going to be opened.
@@ -78,6 +87,7 @@ void EntryPattern::Note(const Question& question, const std::vector<Reply>& repl
   }
   NoteOpened(question, replies);
   NoteListed(question, replies);
+  looks_at_files_ = looks_at_files_ || std::any_of(question.calls.begin(), question.calls.end(), OpensFolderOfFiles);
 }
 
 void EntryPattern::NoteEntries(const Question& question, const std::vector<Reply>& replies, bool may_plan) {
@@ -174,7 +184,10 @@ void EntryPattern::RememberWalk(const Listing& listing) {
   asked_before_walk_ = type.asked_before;
 }
 
-PastRun EntryPattern::Remember() const { return {opening_.Take(asked_before_walk_), walk_}; }
+PastRun EntryPattern::Remember() const {
+  if (looks_at_files_) return {};
+  return {opening_.Take(asked_before_walk_), walk_};
+}
 
 std::vector<PlannedQuestion> EntryPattern::PlanOpening() const {
   return past_ == nullptr ? std::vector<PlannedQuestion>() : past_->opening;

@@ -70,7 +70,8 @@ class EntryPattern {
   /// The tool did something else than to ask: what belongs together is cut there.
   void Interrupt();
 
-  /// For the next run of the same command line.
+  /// For the next run of the same command line. Nothing of a program that looks at what processes have open: among the
+  /// borrowed task's files is what was asked ahead.
   PastRun Remember() const;
 
  private:
@@ -127,6 +128,7 @@ class EntryPattern {
   IsReadAhead is_read_ahead_;
   std::shared_ptr<const PastRun> past_;
   Opening opening_;
+  bool looks_at_files_ = false;
   std::optional<Walk> walk_;  ///< the longest so far
   uint32_t walk_entries_ = 0;
   size_t asked_before_walk_ = SIZE_MAX;

@@ -297,6 +297,22 @@ TEST("foresight begins as the run before did") {
   }
 }
 
+TEST("foresight opens nothing at first for who looks at what processes have open") {
+  std::shared_ptr<const PastRun> past;
+  for (const std::string folder : {"/proc/1/task", "/proc/1/fd/"}) {
+    LoggedKernel kernel;
+    kernel.contents["/proc/uptime"] = "content";
+    kernel.AddFolder("/proc/1/task", {"1"}, kFolder);
+    kernel.AddFolder("/proc/1/fd", {"0"}, kLink);
+    Foresight foresight(&kernel, IsReadAheadHere, past, 0);
+    Tool tool(&foresight);
+    tool.Close(tool.Open("/proc/uptime"));
+    tool.Close(tool.List(folder));
+    past = std::make_shared<const PastRun>(foresight.Remember());
+    CHECK_EQUAL(past->opening.empty(), folder != "/proc/1/task");
+  }
+}
+
 TEST("foresight takes no file from the tool, whatever is asked in the same list") {
   LoggedKernel kernel;
   kernel.AddFolder("/proc/a", Numbers(0, 60), kFile);
