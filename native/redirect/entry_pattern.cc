@@ -201,7 +201,7 @@ void EntryPattern::NoteEarly(const Question& question, const std::vector<Reply>&
 std::shared_ptr<const WalkSteps> EntryPattern::MakeSteps(const Listing& listing) const {
   if (listing.begin < history_begin_) return nullptr;
   WalkSteps steps;
-  std::map<uint64_t, std::pair<size_t, size_t>> opened;
+  Openers openers;
   for (size_t i = listing.begin - history_begin_; i < history_.size(); ++i) {
     const Noted& noted = history_[i];
     WalkStep step{{noted.question, {}}, {}, noted.can_be_planned};
@@ -210,19 +210,13 @@ std::shared_ptr<const WalkSteps> EntryPattern::MakeSteps(const Listing& listing)
       const std::optional<Match> match = FindEntry(listing, call, k);
       if (match && match->entry == *listing.current) step.names.push_back(match->place);
       if (!DependsOnFile(call)) continue;
-      const uint8_t file = call.shape->file;
-      const auto from = opened.find(call.arguments[file]);
-      if (from != opened.end()) {
-        step.planned.links.push_back({k, file, from->second.first, from->second.second});
-      } else if (call.arguments[file] != listing.file || call.shape->reads) {
+      if (const std::optional<FileLink> link = openers.Find(k, call)) {
+        step.planned.links.push_back(*link);
+      } else if (call.arguments[call.shape->file] != listing.file || call.shape->reads) {
         step.can_be_planned = false;
       }
     }
-    for (size_t k = 0; k < noted.values.size(); ++k) {
-      if (noted.question.calls[k].shape->opens && noted.values[k] >= 0) {
-        opened[static_cast<uint64_t>(noted.values[k])] = {steps.size(), k};
-      }
-    }
+    openers.Note(steps.size(), noted.question, noted.values);
     steps.push_back(std::move(step));
   }
   return steps.empty() ? nullptr : std::make_shared<const WalkSteps>(std::move(steps));

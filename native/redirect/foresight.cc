@@ -89,13 +89,13 @@ Foresight::Lock Foresight::Enter() {
 
 void Foresight::Begin() {
   Lock lock(mutex_);
-  const std::vector<PlannedQuestion> opening = pattern_.PlanOpening();
+  std::vector<PlannedQuestion> opening = pattern_.PlanOpening();
   if (opening.empty() || IsOff() || usual_ns_ < worthwhile_ns_) return;
   const auto group = std::make_shared<Group>();
   group->is_opening = true;
-  for (const PlannedQuestion& planned : opening) {
+  for (PlannedQuestion& planned : opening) {
     group->slots.emplace_back();
-    group->slots.back().planned = planned;
+    group->slots.back().planned = std::move(planned);
   }
   groups_.push_back(group);
   Start();

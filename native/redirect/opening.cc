@@ -17,17 +17,13 @@ void Opening::Note(const Question& question, const std::vector<int64_t>& values,
   for (size_t i = 0; i < question.calls.size(); ++i) {
     const Question::Call& call = question.calls[i];
     if (!DependsOnFile(call)) continue;
-    const auto from = opened_.find(call.arguments[call.shape->file]);
-    if (from == opened_.end()) {
+    if (const std::optional<FileLink> link = openers_.Find(i, call)) {
+      noted.planned.links.push_back(*link);
+    } else {
       noted.can_be_planned = false;
-      continue;
     }
-    noted.planned.links.push_back({i, call.shape->file, from->second.first, from->second.second});
   }
-  for (size_t i = 0; i < values.size(); ++i) {
-    if (question.calls[i].shape->opens && values[i] >= 0)
-      opened_[static_cast<uint64_t>(values[i])] = {noted_.size(), i};
-  }
+  openers_.Note(noted_.size(), question, values);
   noted_.push_back(std::move(noted));
 }
 

@@ -4,8 +4,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <map>
-#include <utility>
 #include <vector>
 
 #include "redirect/past_run.h"
@@ -19,7 +17,7 @@ class Opening {
   /// `values` are what the calls returned, negative without an answer.
   void Note(const Question& question, const std::vector<int64_t>& values, bool can_be_planned);
   /// A file is no more.
-  void NoteClosed(uint64_t file) { opened_.erase(file); }
+  void NoteClosed(uint64_t file) { openers_.NoteClosed(file); }
 
   /// How many were noted.
   size_t size() const { return noted_.size(); }
@@ -33,7 +31,7 @@ class Opening {
   };
 
   std::vector<Noted> noted_;
-  std::map<uint64_t, std::pair<size_t, size_t>> opened_;  ///< question and call that opened a file
+  Openers openers_;
 };
 
 }  // namespace penumbra

@@ -11,6 +11,18 @@ constexpr size_t kMostRuns = 16;
 
 }  // namespace
 
+void Openers::Note(size_t index, const Question& question, const std::vector<int64_t>& values) {
+  for (size_t i = 0; i < values.size(); ++i) {
+    if (question.calls[i].shape->opens && values[i] >= 0) openers_[static_cast<uint64_t>(values[i])] = {index, i};
+  }
+}
+
+std::optional<FileLink> Openers::Find(size_t call_index, const Question::Call& call) const {
+  const auto from = openers_.find(call.arguments[call.shape->file]);
+  if (from == openers_.end()) return std::nullopt;
+  return FileLink{call_index, call.shape->file, from->second.first, from->second.second};
+}
+
 std::shared_ptr<const PastRun> PastRuns::Find(const std::string& command_line) {
   const auto found =
       std::find_if(runs_.begin(), runs_.end(), [&](const auto& entry) { return entry.first == command_line; });

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <list>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -24,6 +25,19 @@ struct FileLink {
 struct PlannedQuestion {
   Question question;
   std::vector<FileLink> links;
+};
+
+/// Which question of a list opened a file.
+class Openers {
+ public:
+  /// `values` are what the calls returned, negative without an answer.
+  void Note(size_t index, const Question& question, const std::vector<int64_t>& values);
+  void NoteClosed(uint64_t file) { openers_.erase(file); }
+  /// Of the file that a call is about; null when it is not known.
+  std::optional<FileLink> Find(size_t call_index, const Question::Call& call) const;
+
+ private:
+  std::map<uint64_t, std::pair<size_t, size_t>> openers_;  ///< question and call, by the file's number
 };
 
 /// What is asked of each entry of a directory.
