@@ -66,7 +66,6 @@ class LazyCopy final : public FaultHandler {
 
   const GuestRam& ram_;
   Touch touch_;
-  Userfault userfault_;
   std::vector<Region> regions_;
   uint64_t pages_ = 0;
   // Numbers of the pages held, in the order of their making. Written in a signal handler, so nothing is allocated then.
@@ -77,6 +76,8 @@ class LazyCopy final : public FaultHandler {
   mutable std::atomic_flag filling_ = ATOMIC_FLAG_INIT;
   std::atomic<bool> incomplete_{false};
   alignas(kPageSize) uint8_t buffer_[kPageSize];
+  // Goes first: its thread may still be noting the last page when whoever touched that one runs on.
+  Userfault userfault_;
 };
 
 }  // namespace penumbra
