@@ -1,6 +1,7 @@
 // How the guest is asked: several calls in one entry of the shadow, where they are known beforehand.
 #include <fcntl.h>
 #include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -173,6 +174,22 @@ std::optional<Answer> Supervisor::TakeAhead(const ToolCall& call) {
   }
   ahead_.Advance(length);
   return Answer::Value(static_cast<int64_t>(length));
+}
+
+std::optional<Answer> Supervisor::AnswerWhole(const ToolCall& call) {
+  if (!files_.has_whole() || (call.number != SYS_read && call.number != SYS_lseek)) return std::nullopt;
+  const int guest_fd = FileOf(call, call.arguments[0]);
+  if (!files_.IsWhole(guest_fd)) return std::nullopt;
+  NoteProgress();
+  if (call.number == SYS_read) return Answer::Continue();
+  const int copy = CopyFd(call, call.arguments[0]);
+  if (copy < 0) return Answer::Error(-copy);
+  const uint64_t file = static_cast<uint64_t>(guest_fd);
+  int64_t value = Ask(SYS_lseek, file, static_cast<uint64_t>(lseek(copy, 0, SEEK_CUR)), SEEK_SET);
+  if (value >= 0) value = Ask(SYS_lseek, file, call.arguments[1], call.arguments[2]);
+  if (value >= 0 && lseek(copy, value, SEEK_SET) != value) value = -EOVERFLOW;
+  close(copy);
+  return Answer::Value(value);
 }
 
 }  // namespace penumbra

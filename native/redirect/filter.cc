@@ -9,6 +9,8 @@
 #include <cerrno>
 #include <cstddef>
 
+#include "redirect/guest_files.h"
+
 namespace penumbra {
 
 namespace {
@@ -60,6 +62,7 @@ void Search(const std::vector<Range>& ranges, size_t from, size_t to, std::vecto
 
 }  // namespace
 
+// Files that a tool has whole have numbers of their own; to a tool they are those above what it may have.
 std::vector<sock_filter> BuildFilter(const Policy& policy) {
   std::vector<sock_filter> program = {
       Load(offsetof(seccomp_data, arch)),
@@ -72,15 +75,31 @@ std::vector<sock_filter> BuildFilter(const Policy& policy) {
       Jump(BPF_JSET, MAP_ANONYMOUS, 0, 1),
       Return(SECCOMP_RET_ALLOW),
       Return(SECCOMP_RET_USER_NOTIF),
-      // fcntl(fd, command, ...)
-      Jump(BPF_JEQ, SYS_fcntl, 0, 7),
-      Load(offsetof(seccomp_data, args[1])),
-      Jump(BPF_JEQ, F_DUPFD, 3, 0),
-      Jump(BPF_JEQ, F_DUPFD_CLOEXEC, 2, 0),
-      Jump(BPF_JEQ, F_GETFD, 1, 0),
-      Jump(BPF_JEQ, F_SETFD, 0, 1),
+      // read(fd, ...): one that the tool has whole
+      Jump(BPF_JEQ, SYS_read, 0, 4),
+      Load(offsetof(seccomp_data, args[0])),
+      Jump(BPF_JGE, GuestFiles::kFirstWhole, 0, 1),
       Return(SECCOMP_RET_ALLOW),
       Return(SECCOMP_RET_USER_NOTIF),
+      // dup2(fd, wanted), dup3(fd, wanted, ...)
+      Jump(BPF_JEQ, SYS_dup2, 1, 0),
+      Jump(BPF_JEQ, SYS_dup3, 0, 4),
+      Load(offsetof(seccomp_data, args[1])),
+      Jump(BPF_JGE, GuestFiles::kFirstWhole, 0, 1),
+      Return(SECCOMP_RET_ERRNO | EBADF),
+      Return(SECCOMP_RET_ALLOW),
+      // fcntl(fd, command, least)
+      Jump(BPF_JEQ, SYS_fcntl, 0, 10),
+      Load(offsetof(seccomp_data, args[1])),
+      Jump(BPF_JEQ, F_DUPFD, 4, 0),
+      Jump(BPF_JEQ, F_DUPFD_CLOEXEC, 3, 0),
+      Jump(BPF_JEQ, F_GETFD, 5, 0),
+      Jump(BPF_JEQ, F_SETFD, 4, 0),
+      Return(SECCOMP_RET_USER_NOTIF),
+      Load(offsetof(seccomp_data, args[2])),
+      Jump(BPF_JGE, GuestFiles::kFirstWhole, 0, 1),
+      Return(SECCOMP_RET_ERRNO | EINVAL),
+      Return(SECCOMP_RET_ALLOW),
       // rt_sigaction(signal, action, ...): without an action it only asks
       Jump(BPF_JEQ, SYS_rt_sigaction, 0, 6),
       Load(offsetof(seccomp_data, args[1])),

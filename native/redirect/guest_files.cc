@@ -1,5 +1,7 @@
 #include "redirect/guest_files.h"
 
+#include <unistd.h>
+
 #include <cerrno>
 #include <optional>
 
@@ -11,9 +13,14 @@ constexpr uint64_t kMostListed = 256 << 20;  // some eight million entries
 
 }  // namespace
 
-int GuestFiles::Add(int guest_fd) {
+int GuestFiles::Add(int guest_fd, const std::vector<uint8_t>* contents) {
   const int placeholder = placeholders_.Open(guest_fd);
-  if (placeholder >= 0) files_[guest_fd] = {};
+  if (placeholder < 0) return placeholder;
+  GuestFile& file = files_[guest_fd] = {};
+  if (contents == nullptr) return placeholder;
+  if (!contents->empty()) placeholders_.NoteFilled(guest_fd);
+  file.whole = pwrite(placeholder, contents->data(), contents->size(), 0) == static_cast<ssize_t>(contents->size());
+  if (file.whole) ++wholes_;
   return placeholder;
 }
 
@@ -47,6 +54,7 @@ std::vector<int> GuestFiles::TakeUnused() {
   for (const int guest_fd : placeholders_.TakeClosed()) {
     GuestFile* file = Find(guest_fd);
     if (file == nullptr || --file->placeholders > 0) continue;
+    if (file->whole) --wholes_;
     files_.erase(guest_fd);
     unused.push_back(guest_fd);
   }

@@ -16,6 +16,7 @@ struct GuestFile {
   int family = 0;             ///< of a socket
   int protocol = 0;
   bool writable = false;
+  bool whole = false;   ///< what stands for it has its contents, and the position that the tool reads at
   uint64_t listed = 0;  ///< bytes of entries that were read of a directory
 };
 
@@ -23,14 +24,25 @@ class GuestFiles {
  public:
   static constexpr int kFirst = 500;
   static constexpr int kEnd = 1024;
+  /// In a tool files that it has whole are numbered from here on: the filter lets them be read, and nothing else get
+  /// such a number.
+  static constexpr int kFirstWhole = kEnd;
+  static constexpr int WholeNumber(int guest_fd) { return kFirstWhole + (guest_fd - kFirst); }
 
-  /// Notes a file that the guest has opened; returns what stands for it, which the caller closes, or -errno.
-  int Add(int guest_fd);
+  /// Notes a file that the guest has opened; returns what stands for it, which the caller closes, or -errno. With
+  /// `contents` it is whole, unless there is no room for them.
+  int Add(int guest_fd, const std::vector<uint8_t>* contents);
   /// One more placeholder for a file that is known; the caller closes it. -errno when there is no such file.
   int AddAnother(int guest_fd);
   /// What stands for it was filled with contents to be mapped.
   void NoteFilled(int guest_fd) { placeholders_.NoteFilled(guest_fd); }
   GuestFile* Find(int guest_fd);
+  bool IsWhole(int guest_fd) {
+    const GuestFile* file = Find(guest_fd);
+    return file != nullptr && file->whole;
+  }
+  /// Whether any is.
+  bool has_whole() const { return wholes_ > 0; }
 
   /// Counts what a directory gave. False: that is more than any has, and it may well have no end.
   bool NoteListed(int guest_fd, uint64_t bytes);
@@ -44,6 +56,7 @@ class GuestFiles {
  private:
   Placeholders placeholders_;
   std::map<int, GuestFile> files_;
+  size_t wholes_ = 0;
 };
 
 }  // namespace penumbra

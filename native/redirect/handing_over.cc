@@ -35,7 +35,9 @@ Answer Supervisor::GiveGuestFile(const ToolCall& call, int64_t guest_fd, bool cl
     return Answer::Error(EMFILE);
   }
   const int number = static_cast<int>(guest_fd);
-  const int placeholder = files_.Add(number);
+  const bool gets_whole =
+      details.whole && HasWhole(number) && !IsOpen(call, static_cast<uint64_t>(GuestFiles::WholeNumber(number)));
+  const int placeholder = AddFile(number, gets_whole);
   if (placeholder < 0) {
     CloseLater(number);
     return Answer::Value(placeholder);
@@ -46,12 +48,19 @@ Answer Supervisor::GiveGuestFile(const ToolCall& call, int64_t guest_fd, bool cl
   file->writable = details.writable;
   // The same number as in the guest, so that what it tells of its files is true, unless the tool has one of its own
   // there.
-  const int wanted = IsOpen(call, guest_fd) ? -1 : number;
+  int wanted = file->whole ? GuestFiles::WholeNumber(number) : number;
+  if (!file->whole && IsOpen(call, guest_fd)) wanted = -1;
   const int given = Install(listener_, call.id, placeholder, wanted, close_on_exec, true);
   const int error = errno;
   // Where it did not get to the tool that was the last of it.
   close(placeholder);
   return given < 0 ? Answer::Error(error) : Answer::Sent();
+}
+
+int Supervisor::AddFile(int guest_fd, bool whole) {
+  const int placeholder = files_.Add(guest_fd, whole ? ahead_.Whole() : nullptr);
+  if (files_.IsWhole(guest_fd)) ahead_.Clear();
+  return placeholder;
 }
 
 Answer Supervisor::GiveLocalFile(const ToolCall& call, int fd, bool close_on_exec) {

@@ -119,6 +119,7 @@ Answer CopyToHost(Supervisor& supervisor, const ToolCall& call, const Copy& copy
     if (output.get() < 0 || fstat(output.get(), &status) != 0) return Answer::Error(EBADF);
     return Answer::Error(S_ISREG(status.st_mode) ? EXDEV : EINVAL);
   }
+  if (supervisor.files().IsWhole(copy.input_file)) return Answer::Continue();
   int64_t position = 0;
   if (const int error = InputPosition(supervisor, call, copy, &position)) return Answer::Error(error);
   const uint64_t length = std::min(call.arguments[copy.length_argument], kMostCopied);

@@ -108,6 +108,18 @@ std::optional<Answer> OpenNamedFd(Supervisor& supervisor, const ToolCall& call, 
   return supervisor.GiveLocalFile(call, copy, (flags & O_CLOEXEC) != 0);
 }
 
+/// Nothing but the borrowed task's own part of /proc comes, goes or changes while the guest stands and nobody writes.
+bool StaysTheSame(Supervisor& supervisor, std::string_view path) {
+  if (supervisor.policy().scratch || !path.starts_with('/')) return false;
+  const std::string own = "/proc/" + std::to_string(supervisor.guest_pid());
+  for (const std::string_view folder : {std::string_view("/proc/self"), std::string_view("/proc/thread-self"),
+                                        std::string_view("/dev/fd"), std::string_view(own)}) {
+    const bool is_there = path.starts_with(folder) && (path.size() == folder.size() || path[folder.size()] == '/');
+    if (is_there) return false;
+  }
+  return true;
+}
+
 Answer Open(Supervisor& supervisor, ToolCall& call, OpenRequest request) {
   WindowPiece path;
   // First: it may ask the guest, which could then change the path that was looked at.
@@ -127,6 +139,8 @@ Answer Open(Supervisor& supervisor, ToolCall& call, OpenRequest request) {
   }
   // Nobody else runs who could open the other end of a pipe.
   const uint64_t flags = request.flags | O_NONBLOCK;
+  GuestFile details = {};
+  details.writable = writes;
   int64_t fd;
   if (request.resolve == 0) {
     fd = supervisor.OpenAhead(request.folder, path, flags, request.mode);
@@ -137,8 +151,7 @@ Answer Open(Supervisor& supervisor, ToolCall& call, OpenRequest request) {
     std::memcpy(how.host, &value, sizeof value);
     fd = supervisor.Ask(SYS_openat2, request.folder, path.guest, how.guest, sizeof value);
   }
-  GuestFile details = {};
-  details.writable = writes;
+  details.whole = supervisor.HasWhole(fd) && StaysTheSame(supervisor, text);
   return supervisor.GiveGuestFile(call, fd, (request.flags & O_CLOEXEC) != 0, details);
 }
 
@@ -173,17 +186,6 @@ ssize_t HideHostName(int process, const char* link, char* target, ssize_t length
   struct stat status = {};
   if (fstatat(process, link, &status, 0) == 0 && !S_ISREG(status.st_mode) && !S_ISDIR(status.st_mode)) return length;
   return std::sprintf(target, "host:[%llu]", static_cast<unsigned long long>(status.st_ino));
-}
-
-/// Nothing but the borrowed task's own part of /proc comes or goes while the guest stands and nobody writes.
-bool MayBeKnown(Supervisor& supervisor, const ToolCall& call, std::string_view path) {
-  if (supervisor.policy().scratch || !path.starts_with('/')) return false;
-  const std::string own = "/proc/" + std::to_string(supervisor.guest_pid());
-  for (const std::string_view folder : {std::string_view("/proc/self"), std::string_view("/proc/thread-self"),
-                                        std::string_view("/dev/fd"), std::string_view(own)}) {
-    if (path.starts_with(folder)) return false;
-  }
-  return !supervisor.IsLocalPath(call, path.data(), LocalPath::kAny);
 }
 
 /// realpath(3) asks of every directory on the way whether it is a link, each time anew.
@@ -223,7 +225,8 @@ Answer HandleReadLink(Supervisor& supervisor, ToolCall& call) {
       if (!call.process->memory.Write(rest[1], target, wanted)) return Answer::Error(EFAULT);
       return Answer::Value(static_cast<int64_t>(wanted));
     }
-    if (MayBeKnown(supervisor, call, path)) return AskForLink(supervisor, call, path);
+    const bool is_local = supervisor.IsLocalPath(call, path, LocalPath::kAny);
+    if (!is_local && StaysTheSame(supervisor, path)) return AskForLink(supervisor, call, path);
   }
   return supervisor.AskByRule(call);
 }

@@ -38,15 +38,16 @@ Answer HandleWrite(Supervisor& supervisor, ToolCall& call) {
 Answer HandleReadPieces(Supervisor& supervisor, ToolCall& call) {
   const int file = supervisor.FileOf(call, call.arguments[0]);
   supervisor.NoteProgress();
-  if (file == ToolProcess::kLocal) return Answer::Continue();
+  // preadv2 with offset -1 reads where the file stands.
+  const bool at_offset = call.number != SYS_readv && static_cast<int64_t>(call.arguments[3]) != -1;
+  const bool is_hosts = file == ToolProcess::kLocal || (!at_offset && supervisor.files().IsWhole(file));
+  if (is_hosts) return Answer::Continue();
   ToolPieces pieces;
   if (const int error = pieces.Read(call.process->memory, call.arguments[1], call.arguments[2])) {
     return Answer::Error(error);
   }
   const WindowPiece buffer = supervisor.Take(pieces.size(Supervisor::kMostTransfer));
   if (buffer.host == nullptr) return Answer::Error(ENOMEM);
-  // preadv2 with offset -1 reads where the file stands.
-  const bool at_offset = call.number != SYS_readv && static_cast<int64_t>(call.arguments[3]) != -1;
   const int64_t got = supervisor.Ask(at_offset ? SYS_pread64 : SYS_read, static_cast<uint64_t>(file), buffer.guest,
                                      buffer.size, call.arguments[3]);
   if (got <= 0) return Answer::Value(got);

@@ -38,6 +38,12 @@ void ReadAhead::Advance(uint64_t bytes) {
   if (++next_ == count_) Clear();
 }
 
+const std::vector<uint8_t>* ReadAhead::Whole() const {
+  const bool ends = count_ == kMostParts && parts_[1].bytes.empty();
+  const bool is_whole = !empty() && !is_folder_ && has_pieces_ && ends && next_ == 0;
+  return is_whole ? &parts_[0].bytes : nullptr;
+}
+
 bool ReadAhead::EndsThere() const {
   return parts_[next_].bytes.empty() || (next_ + 1 < count_ && parts_[next_ + 1].bytes.empty());
 }

@@ -33,6 +33,8 @@ class ReadAhead {
   /// What the next call gives; null when it has to be asked. Advance when it was given.
   const Part* Next() const { return next_ < count_ ? &parts_[next_] : nullptr; }
   void Advance(uint64_t bytes);
+  /// All that the file has; null when that is not known, or depends on how it is read.
+  const std::vector<uint8_t>* Whole() const;
   /// Of a directory: whether nothing follows the next part.
   bool EndsThere() const;
 

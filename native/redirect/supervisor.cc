@@ -3,6 +3,7 @@
 #include <poll.h>
 #include <sched.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -65,6 +66,10 @@ Supervisor::Supervisor(GuestKernel* guest, Policy policy)
     throw SystemError("UNSUPPORTED", "this host's kernel has no seccomp user notification");
   }
   notification_.resize(std::max<size_t>(sizes.seccomp_notif, sizeof(seccomp_notif)));
+  // The launcher raises the limit as far as it may.
+  rlimit files = {};
+  constexpr rlim_t kNumbers = GuestFiles::WholeNumber(GuestFiles::kEnd);
+  may_have_whole_ = !policy_.scratch && getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_max >= kNumbers;
 }
 
 RunReport Supervisor::Run(const LaunchRequest& request, std::shared_ptr<RunInterrupter> interrupter,
@@ -185,6 +190,7 @@ Answer Supervisor::Decide(ToolCall& call) {
       return handlers_[call.number](*this, call);
     case CallRule::kGuest:
       if (const std::optional<Answer> known = TakeAhead(call)) return *known;
+      if (const std::optional<Answer> known = AnswerWhole(call)) return *known;
       return MeetsCondition(call) ? AskByRule(call) : Refuse(call);
     case CallRule::kScratch:
       return policy_.scratch ? AskByRule(call) : Refuse(call);

@@ -151,7 +151,15 @@ class Supervisor {
   /// Makes it the working directory of a process; 0 or -errno.
   int64_t ChangeFolder(ToolProcess* process, const std::shared_ptr<const GuestFolder>& folder);
 
-  /// Gives the tool a new fd for a file that the guest has opened (`guest_fd` may be an error).
+  /// Whether all of a file that was opened just now has been read, and a tool can have it.
+  bool HasWhole(int64_t guest_fd) const {
+    return may_have_whole_ && ahead_.guest_fd() == guest_fd && ahead_.Whole() != nullptr;
+  }
+  /// Notes a file of the guest; returns what stands for it, which the caller closes, or -errno. `whole`: with its
+  /// contents, which it HasWhole.
+  int AddFile(int guest_fd, bool whole);
+  /// Gives the tool a new fd for a file that the guest has opened (`guest_fd` may be an error). With `details.whole`
+  /// all of it, where HasWhole.
   Answer GiveGuestFile(const ToolCall& call, int64_t guest_fd, bool close_on_exec, GuestFile details = {});
   /// Gives the tool a copy of an fd of ours, which is closed. `wanted` -1: the lowest number.
   Answer GiveLocalFile(const ToolCall& call, int fd, bool close_on_exec);
@@ -202,6 +210,9 @@ class Supervisor {
   void CloseUnused();
   void Queue(const GuestCall& call);
   std::optional<Answer> TakeAhead(const ToolCall& call);
+  /// Reads and seeks of a file that the tool has whole: the host's kernel keeps its position, the guest's says what a
+  /// seek means.
+  std::optional<Answer> AnswerWhole(const ToolCall& call);
   void DropAhead();
   void RememberFolder();
 
@@ -219,6 +230,7 @@ class Supervisor {
   int listener_ = -1;
   int message_fd_ = 2;
   pid_t root_ = 0;
+  bool may_have_whole_ = false;                  ///< tools may have as many numbers as that takes
   uint64_t taken_ = 0;                           ///< bytes of the window
   std::shared_ptr<const GuestFolder> entered_;   ///< working directory of the borrowed task now
   std::shared_ptr<const GuestFolder> original_;  ///< its own

@@ -92,12 +92,14 @@ Policy RulesOfFuzzer() {
 
 /// The guest's files that the tool has open, by what they are; they are given the same numbers in this process.
 struct Files {
-  static constexpr int kPlain = GuestFiles::kFirst, kWritable = kPlain + 1, kSocket = kPlain + 2, kCount = 3;
+  static constexpr int kPlain = GuestFiles::kFirst, kWritable = kPlain + 1, kSocket = kPlain + 2, kWhole = kPlain + 3,
+                       kCount = 4;
 
   explicit Files(GuestFiles* files) {
     for (int i = 0; i < kCount; ++i) {
       const int number = kPlain + i;
-      const int placeholder = files->Add(number);
+      const std::vector<uint8_t> contents(100, 'x');
+      const int placeholder = files->Add(number, number == kWhole ? &contents : nullptr);
       CHECK(placeholder >= 0 && dup2(placeholder, number) == number);
       close(placeholder);
     }

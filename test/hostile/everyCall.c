@@ -58,8 +58,12 @@ int main(int count, char** words) {
     for (int set = 0; set < kSets; ++set) {
       const pid_t child = fork();
       if (child == 0) attempt(number, set);
-      int status;
-      while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
+      int status = 0;
+      // As flags of clone PID may ask for a signal that stops the caller when its child ends.
+      for (pid_t ended = 0; ended != child || WIFSTOPPED(status);) {
+        ended = waitpid(child, &status, WUNTRACED);
+        if (ended < 0 && errno != EINTR) break;
+        if (ended == child && WIFSTOPPED(status)) kill(child, SIGCONT);
       }
     }
   }

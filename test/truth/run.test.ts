@@ -9,7 +9,7 @@ import { LAB_KERNELS, LabGuest, type LabSpec } from '../../src/lab/index.js';
 import { SEARCH_PATH, toolEnvironment } from '../../src/redirect/environment.js';
 import { CanaryHost } from '../lab/canaryHost.js';
 import type { LineResult, LineResults, LineWork } from '../lab/runLines.js';
-import { programNames, programsOf, type ToolCase, toolCases } from './runTable.js';
+import { COUNTERS, programNames, programsOf, type ToolCase, toolCases } from './runTable.js';
 
 const LONG = process.env['PENUMBRA_LONG'] !== undefined;
 /** The one that is named, or all in the long run. */
@@ -106,8 +106,12 @@ async function compare(kernel: LabSpec['kernel']): Promise<void> {
 
     for (const [index, { value, shownBy }] of host.canaries.entries()) {
       t.match(here[index]?.stdout, value, `${shownBy} shows ${value} where the host answers`);
+      // A counter may well have run up to the year.
+      const mayBe = cases.map(({ differs }) => differs?.why === COUNTERS && /^\d+$/.test(value));
       // A kernel's build date has a year too: what the guest prints by itself is no leak.
-      const leaks = cases.filter((_, line) => shows(redirected[line], value) && !shows(expected[line], value));
+      const leaks = cases.filter(
+        (_, line) => !mayBe[line] && shows(redirected[line], value) && !shows(expected[line], value),
+      );
       t.same(
         leaks.map(({ command }) => command),
         [],

@@ -34,7 +34,7 @@ const withoutNumbers = (printed: string): string => printed.replace(/\d+(?:\.\d+
 /** Of Python's library nothing but what it starts with (`pythonFiles` in run.test.ts), and nothing is written. */
 const python = (code: string): string => `/usr/bin/python3 -I -S -B -c 'import os; ${code}'`;
 
-const COUNTERS = 'counters run on';
+export const COUNTERS = 'counters run on';
 const OWN_FILES = 'the files of the tool are those of the borrowed task';
 const OWN_PROCESS = 'its own process is in the list inside the guest, and processor time runs on';
 
@@ -264,6 +264,17 @@ export const toolCases: readonly ToolCase[] = [
     'false | true; echo $?; true | false',
     'sh -c "exit 300"',
     'dd if=/proc/sys/kernel/pid_max bs=1 status=none; echo',
+    // Files that tools get whole: positions that descriptors and processes share, and what a seek means.
+    'dd if=/proc/1/limits bs=7 skip=20 count=3 status=none',
+    'tail -c 70 /proc/1/limits',
+    'cd / && exec 3</proc/1/status; read a <&3; (read b <&3; echo $b); read c <&3; echo $a $c; wc -l <&3',
+    python(
+      'f = os.open("/proc/1/limits", 0); g = os.dup(f); print(os.read(f, 9), os.read(g, 9), os.lseek(f, 0, 1), ' +
+        'os.lseek(g, 5, 0), os.read(f, 4), os.pread(g, 6, 2), os.readv(g, [bytearray(8)]), os.fstat(g).st_size)',
+    ),
+    python('f = os.open("/proc/1/cmdline", 0); print(os.lseek(f, 3000, 0), os.read(f, 9)); os.lseek(f, 0, 2)'),
+    python('f = os.open("/proc/1/status", 0); print(os.lseek(f, 0, 2))'),
+    python('f = os.open("/proc/1/comm", 0); print(os.dup2(f, 9), os.read(9, 2), os.read(f, 9)); os.write(f, b"x")'),
   ),
   ...differing(
     OWN_PROCESS,
