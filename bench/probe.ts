@@ -1,10 +1,7 @@
-import { execFile } from 'node:child_process';
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { readFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
-import { promisify } from 'node:util';
 import type { CpioEntry } from '../src/lab/cpio.js';
+import { withCompiled } from './compile.js';
 
 /** The program that times syscalls in the guest: its source, and where it lies ready made in a place without compiler. */
 const source = fileURLToPath(new URL('../../bench/guest/probe.c', import.meta.url));
@@ -20,14 +17,7 @@ export async function probeFile(): Promise<CpioEntry> {
   return { kind: 'file', name: 'bin/probe', mode: 0o755, content: await probeProgram() };
 }
 
-async function compile(): Promise<Buffer> {
-  const folder = await mkdtemp(join(tmpdir(), 'penumbra-bench-'));
-  try {
-    const program = join(folder, 'probe');
-    const flags = ['-O2', '-s', '-static', '-nostdlib', '-ffreestanding', '-fno-stack-protector'];
-    await promisify(execFile)('gcc', [...flags, '-fno-asynchronous-unwind-tables', '-o', program, source]);
-    return await readFile(program);
-  } finally {
-    await rm(folder, { recursive: true });
-  }
+function compile(): Promise<Buffer> {
+  const flags = ['-s', '-static', '-nostdlib', '-ffreestanding', '-fno-stack-protector'];
+  return withCompiled(source, [...flags, '-fno-asynchronous-unwind-tables'], (program) => readFile(program));
 }

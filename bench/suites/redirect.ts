@@ -1,9 +1,13 @@
+import { execFile } from 'node:child_process';
 import { closeSync, openSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
 import { attach, type Guest } from '../../src/index.js';
 import { hostProgram, toolFiles } from '../../src/lab/hostTools.js';
 import { LabGuest, type LabSpec } from '../../src/lab/index.js';
 import type { RunResult } from '../../src/redirect/run.js';
 import { kvmSpeed } from '../../src/schedule/kvmSpeed.js';
+import { withCompiled } from '../compile.js';
 import type { Report } from '../report.js';
 import { repeat, type Summary, summarise } from '../statistics.js';
 
@@ -23,6 +27,7 @@ const EXIT_OF_HARDWARE = 0.002;
 const IDLE_CALLS = 100_000;
 const IDLE_CALL = 186;
 const IDLE_TARGET_US = 3;
+const bareSource = fileURLToPath(new URL('../../../bench/host/notification.c', import.meta.url));
 
 /** Programs of the host that have to be there. */
 export const TOOLS: readonly string[] = [...COMMANDS.map(([line]) => line.split(' ')[0] as string), 'sh', 'date'];
@@ -90,11 +95,27 @@ async function measureHandingOver(guest: Guest, report: Report, rounds: number):
   const calls = await repeat(rounds, () => time(`syscall(${IDLE_CALL}) for 1..${IDLE_CALLS}`));
   const each = summarise(calls.map((milliseconds) => ((milliseconds - start) / IDLE_CALLS) * 1000));
   report.add('from the call to the next one', 'us', each, IDLE_TARGET_US);
+  const bare = await bareNotifications();
+  if (bare !== undefined) report.add("of it the host's kernel: as long takes a few lines of C", 'us', bare);
   const perSecond = (us: number): number => 1e6 / us;
   report.add('calls per second', 'count', {
     median: perSecond(each.median),
     minimum: perSecond(each.minimum),
     rounds: each.rounds,
+  });
+}
+
+/** us; none where there is no compiler, as in the nested lab. */
+async function bareNotifications(): Promise<Summary | undefined> {
+  if (hostProgram('gcc') === undefined) return undefined;
+  return withCompiled(bareSource, [], async (program) => {
+    const { stdout } = await promisify(execFile)(program, []);
+    return summarise(
+      stdout
+        .trim()
+        .split('\n')
+        .map((line) => Number(line) / 1000),
+    );
   });
 }
 
