@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <functional>
 #include <iterator>
 #include <map>
 #include <memory>
@@ -28,6 +29,15 @@ namespace {
 constexpr uint64_t kHere = static_cast<uint64_t>(static_cast<int64_t>(AT_FDCWD));
 
 bool IsReadAheadHere(const char*, uint64_t flags) { return flags != 0; }
+
+/// Whether something is asked ahead: not with one CPU, and where others want it not each time.
+bool IsSoWhereLeftAlone(const std::function<bool()>& is_so) {
+  if (std::thread::hardware_concurrency() < 2) return true;
+  for (int tries = 0; tries < 20; ++tries) {
+    if (is_so()) return true;
+  }
+  return false;
+}
 
 /// A kernel that remembers which files were opened and read.
 class LoggedKernel final : public GuestKernel {
@@ -224,19 +234,22 @@ TEST("foresight opens nothing behind a process's links, however their folder was
 }
 
 TEST("foresight opens nothing behind a process's links after another entry of its folder") {
-  LoggedKernel kernel;
-  kernel.AddFolder("/proc/a", {"x", "task", "fd", "net"}, kFolder);
-  for (const std::string name : {"x", "task", "fd", "net"}) kernel.contents["/proc/a/" + name + "/1"] = "content";
-  Foresight foresight(&kernel, IsReadAheadHere, nullptr, 0);
-  Tool tool(&foresight);
-  tool.List("/proc/a");
-  for (const std::string name : {"x", "task"}) {
-    const uint64_t file = tool.Open("/proc/a/" + name + "/1");
-    tool.Read(file);
-    tool.Close(file);
-  }
-  CHECK(!kernel.WasTouched("/proc/a/fd/1"));
-  CHECK(kernel.WasTouched("/proc/a/net/1") || std::thread::hardware_concurrency() < 2);
+  const auto goes_on = [] {
+    LoggedKernel kernel;
+    kernel.AddFolder("/proc/a", {"x", "task", "fd", "net"}, kFolder);
+    for (const std::string name : {"x", "task", "fd", "net"}) kernel.contents["/proc/a/" + name + "/1"] = "content";
+    Foresight foresight(&kernel, IsReadAheadHere, nullptr, 0);
+    Tool tool(&foresight);
+    tool.List("/proc/a");
+    for (const std::string name : {"x", "task"}) {
+      const uint64_t file = tool.Open("/proc/a/" + name + "/1");
+      tool.Read(file);
+      tool.Close(file);
+    }
+    CHECK(!kernel.WasTouched("/proc/a/fd/1"));
+    return kernel.WasTouched("/proc/a/net/1");
+  };
+  CHECK(IsSoWhereLeftAlone(goes_on));
 }
 
 TEST("foresight consumes nothing") {
@@ -257,25 +270,25 @@ TEST("foresight consumes nothing") {
   }
 }
 
-TEST("foresight begins as the run before did") {
+namespace {
+
+/// Two runs of the same command line on guests of their own. Returns whether the second began as the first did.
+bool BeginsAsBefore(bool closes_early) {
   std::shared_ptr<const PastRun> past;
-  for (int run = 0; run < 4; ++run) {
+  bool began = false;
+  for (const bool is_first : {true, false}) {
     LoggedKernel kernel;
-    // Some programs close a directory before they go through it.
-    const bool closes_early = run >= 2;
-    if (run == 2) past = nullptr;
     // The entries are others than then, and one is the same.
-    const std::vector<std::string> names = Numbers(past == nullptr ? 1 : 100, 8);
+    const std::vector<std::string> names = Numbers(is_first ? 1 : 100, 8);
     kernel.AddFolder("/proc", {"1"}, kFolder);
     kernel.AddFolder("/proc", names, kFolder);
     for (const std::string& name : names) kernel.contents["/proc/" + name + "/stat"] = "of " + name;
     for (const std::string name : {"/proc/uptime", "/etc/passwd"}) kernel.contents[name] = "content";
     Foresight foresight(&kernel, IsReadAheadHere, past, 0);
     foresight.Begin();
-    const bool is_known = past != nullptr && std::thread::hardware_concurrency() > 1;
-    if (is_known) std::this_thread::sleep_for(std::chrono::milliseconds(300));
-    CHECK_EQUAL(kernel.WasTouched("/proc/uptime"), is_known);
-    CHECK_EQUAL(kernel.WasTouched("/proc/103/stat"), is_known);
+    if (!is_first) std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    const bool touched = kernel.WasTouched("/proc/uptime") && kernel.WasTouched("/proc/103/stat");
+    CHECK(!is_first || !touched);
     CHECK(!kernel.WasTouched("/etc/passwd"));
     Tool tool(&foresight);
     for (const std::string path : {"/etc/passwd", "/proc/uptime"}) {
@@ -292,8 +305,18 @@ TEST("foresight begins as the run before did") {
       tool.Close(file);
     }
     if (!closes_early) tool.Close(folder);
-    if (is_known) CHECK(foresight.foreseen() > 10);
+    began = touched && foresight.foreseen() > 10;
     past = std::make_shared<const PastRun>(foresight.Remember());
+  }
+  return began;
+}
+
+}  // namespace
+
+TEST("foresight begins as the run before did") {
+  // Some programs close a directory before they go through it.
+  for (const bool closes_early : {false, true}) {
+    CHECK_IN(std::to_string(closes_early), IsSoWhereLeftAlone([&] { return BeginsAsBefore(closes_early); }));
   }
 }
 
