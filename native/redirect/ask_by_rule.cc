@@ -6,8 +6,10 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 
+#include "redirect/own_file.h"
 #include "redirect/read_ahead.h"
 #include "redirect/sound_answer.h"
 #include "redirect/supervisor.h"
@@ -95,6 +97,10 @@ class Marshalling {
     if (place == Supervisor::Place::kFault) return Answer::Error(EFAULT);
     const char* path = reinterpret_cast<const char*>(text.host);
     registers_[i] = text.guest;
+    if (place == Supervisor::Place::kGuest) {
+      if (NamesLocalFile(path)) return PrepareOwnFile(text);
+      supervisor_.NameOwnFile(call_, text, Follows());
+    }
     if (folder_is_local_ && path[0] != '/') {
       if (path[0] != 0 || (call_.rule->flags & CallRule::kLocalPath) == 0) return Answer::Error(ENOTDIR);
       return PrepareLocalFile(i);
@@ -103,6 +109,41 @@ class Marshalling {
       if ((call_.rule->flags & CallRule::kLocalPath) == 0) return Answer::Error(EROFS);
       is_local_ = true;
     }
+    return std::nullopt;
+  }
+
+  /// Whether a link at the end of the path is followed, of the calls that may be asked of the host.
+  bool Follows() const {
+    switch (call_.number) {
+      case SYS_newfstatat:
+      case SYS_faccessat2:
+        return (call_.arguments[3] & AT_SYMLINK_NOFOLLOW) == 0;
+      case SYS_statx:
+        return (call_.arguments[2] & AT_SYMLINK_NOFOLLOW) == 0;
+      case SYS_stat:
+      case SYS_access:
+      case SYS_faccessat:
+        return true;
+      default:
+        return false;
+    }
+  }
+
+  /// /dev/stdin and its like, where that is no file of the guest.
+  bool NamesLocalFile(const char* path) const {
+    const std::optional<OwnFile> own = FindOwnFile(path);
+    if (!own || !own->IsFile() || !Follows() || (call_.rule->flags & CallRule::kLocalPath) == 0) return false;
+    const uint64_t fd = static_cast<uint64_t>(own->fd);
+    return supervisor_.FileOf(call_, fd) == ToolProcess::kLocal && supervisor_.IsOpen(call_, fd);
+  }
+
+  std::optional<Answer> PrepareOwnFile(const WindowPiece& path) {
+    char* text = reinterpret_cast<char*>(path.host);
+    const std::optional<OwnFile> own = FindOwnFile(text);
+    copy_ = own ? supervisor_.CopyFd(call_, static_cast<uint64_t>(own->fd)) : -EBADF;
+    if (copy_ < 0) return Answer::Error(-copy_);
+    std::sprintf(text, "/proc/self/fd/%d", copy_);
+    is_local_ = true;
     return std::nullopt;
   }
 

@@ -17,6 +17,7 @@
 #include <unordered_set>
 
 #include "redirect/handlers.h"
+#include "redirect/own_file.h"
 
 namespace penumbra {
 
@@ -37,26 +38,6 @@ bool WouldWrite(uint64_t flags) {
   // O_TMPFILE contains O_DIRECTORY.
   const bool creates = (flags & (O_CREAT | O_TRUNC)) != 0 || (flags & O_TMPFILE) == O_TMPFILE;
   return (flags & O_PATH) == 0 && ((flags & O_ACCMODE) != O_RDONLY || creates);
-}
-
-/// N of /dev/fd/N, /proc/self/fd/N, /dev/stdin ...; -1 for any other path.
-int NamedFd(std::string_view path) {
-  constexpr std::string_view kStandard[] = {"/dev/stdin", "/dev/stdout", "/dev/stderr"};
-  for (int i = 0; i < 3; ++i) {
-    if (path == kStandard[i]) return i;
-  }
-  for (const std::string_view folder : {"/dev/fd/", "/proc/self/fd/", "/proc/thread-self/fd/"}) {
-    if (!path.starts_with(folder)) continue;
-    const std::string_view digits = path.substr(folder.size());
-    if (digits.empty() || digits.size() > 6) return -1;
-    int number = 0;
-    for (const char digit : digits) {
-      if (digit < '0' || digit > '9') return -1;
-      number = number * 10 + (digit - '0');
-    }
-    return number;
-  }
-  return -1;
 }
 
 /// What a loader reads: programs, libraries and its own two files. Any code of the tool can call through the loader.
@@ -95,12 +76,13 @@ Answer OpenLocal(Supervisor& supervisor, const ToolCall& call, const char* path,
 
 /// open("/dev/fd/3") is dup(3) where that is no file of the guest.
 std::optional<Answer> OpenNamedFd(Supervisor& supervisor, const ToolCall& call, const char* path, uint64_t flags) {
-  const int named = NamedFd(path);
-  if (named < 0) return std::nullopt;
-  const int copy = supervisor.CopyFd(call, static_cast<uint64_t>(named));
+  const std::optional<OwnFile> own = FindOwnFile(path);
+  if (!own || !own->IsFile()) return std::nullopt;
+  const uint64_t named = static_cast<uint64_t>(own->fd);
+  const int copy = supervisor.CopyFd(call, named);
   if (copy < 0) return std::nullopt;
   struct stat status;
-  if ((flags & O_DIRECTORY) != 0 && supervisor.FileOf(call, static_cast<uint64_t>(named)) == ToolProcess::kLocal &&
+  if ((flags & O_DIRECTORY) != 0 && supervisor.FileOf(call, named) == ToolProcess::kLocal &&
       fstat(copy, &status) == 0 && !S_ISDIR(status.st_mode)) {
     close(copy);
     return Answer::Error(ENOTDIR);
@@ -132,6 +114,7 @@ Answer Open(Supervisor& supervisor, ToolCall& call, OpenRequest request) {
   supervisor.NoteProgress();
   if (place == Supervisor::Place::kLocal) return OpenLocal(supervisor, call, text, request.flags);
   if (std::optional<Answer> named = OpenNamedFd(supervisor, call, text, request.flags)) return *named;
+  supervisor.NameOwnFile(call, path, (request.flags & O_NOFOLLOW) == 0);
   if (!has_folder && text[0] != '/') return Answer::Error(supervisor.IsOpen(call, request.folder) ? ENOTDIR : EBADF);
   const bool writes = WouldWrite(request.flags);
   if (writes && !supervisor.policy().scratch) {
@@ -210,9 +193,11 @@ Answer HandleReadLink(Supervisor& supervisor, ToolCall& call) {
   char path[64];
   const int length = call.process->memory.ReadString(rest[0], path, sizeof path);
   if (length >= 0) {
-    const int named = NamedFd(path);
-    const bool is_own_fd = named >= 0 && std::strncmp(path, "/proc/", 6) == 0 &&
-                           supervisor.FileOf(call, static_cast<uint64_t>(named)) == ToolProcess::kLocal;
+    const std::optional<OwnFile> own = FindOwnFile(path);
+    const int named = own && own->IsFile() && !own->by_link ? own->fd : -1;
+    // By the number that a list of the borrowed task's files gave it is the guest's.
+    const bool is_own_fd = named >= 0 && supervisor.FileOf(call, static_cast<uint64_t>(named)) == ToolProcess::kLocal &&
+                           supervisor.IsOpen(call, static_cast<uint64_t>(named));
     const bool is_program = std::strcmp(path, "/proc/self/exe") == 0;
     if (is_own_fd || is_program) {
       char link[32] = "exe";

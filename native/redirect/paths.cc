@@ -5,6 +5,7 @@
 #include <string>
 #include <string_view>
 
+#include "redirect/own_file.h"
 #include "redirect/supervisor.h"
 
 namespace penumbra {
@@ -60,6 +61,16 @@ Supervisor::Place Supervisor::TakePath(const ToolCall& call, uint64_t address, L
     return Place::kGuest;
   }
   return IsLocalPath(call, text, use) ? Place::kLocal : Place::kGuest;
+}
+
+void Supervisor::NameOwnFile(const ToolCall& call, const WindowPiece& path, bool follows) {
+  char* text = reinterpret_cast<char*>(path.host);
+  const std::optional<OwnFile> own = FindOwnFile(text);
+  if (!own || (own->by_link && !follows)) return;
+  const int file = files_.Resolve(*call.process, call.thread, own->fd);
+  if (file == ToolProcess::kLocal || file == own->fd) return;
+  const std::string named = std::string(own->folder) + "/" + std::to_string(file) + std::string(own->rest);
+  if (named.size() < kPathRoom - kGuestPrefixLength) std::memcpy(text, named.c_str(), named.size() + 1);
 }
 
 }  // namespace penumbra

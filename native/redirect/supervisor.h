@@ -133,6 +133,9 @@ class Supervisor {
   enum class Place { kGuest, kLocal, kFault };
   /// Copies a path out of the tool, and says whose it is. A prefix guest: is taken off.
   Place TakePath(const ToolCall& call, uint64_t address, LocalPath::Use use, WindowPiece* path);
+  /// Where a path that TakePath gave means one of the caller's own files that is a guest's: puts the number there that
+  /// it has in the guest. `follows`: a link at its end is followed.
+  void NameOwnFile(const ToolCall& call, const WindowPiece& path, bool follows);
   /// Whether the host answers for this file to this caller.
   bool IsLocalPath(const ToolCall& call, const char* path, LocalPath::Use use) const;
 

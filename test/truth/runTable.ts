@@ -264,6 +264,12 @@ export const toolCases: readonly ToolCase[] = [
     'false | true; echo $?; true | false',
     'sh -c "exit 300"',
     'dd if=/proc/sys/kernel/pid_max bs=1 status=none; echo',
+    // Names of open files: those of the guest have other numbers there.
+    'cd / && exec 5</etc/passwd && readlink /proc/self/fd/5 && stat -L -c "%s %F" /proc/self/fd/5 && ls -l /proc/self/fd/5 | cut -c1-10',
+    'cd / && exec 5</etc/passwd && read a <&5 && head -1 /proc/self/fdinfo/5 && cat /proc/self/fd/5 | tail -1; ls /proc/self/fd/99',
+    'cd /srv && exec 6<. && ls /proc/self/fd/6/tree && stat -c %F /proc/self/fd/6/ && cat /proc/self/fd/6/tree/link/deepest | wc -c',
+    'echo | stat -L -c %F /proc/self/fd/0; stat -L -c %F /proc/self/fd/0 < /etc/group; exec 7<&0; [ -e /proc/self/fd/7 ]; echo $?',
+    'cd / && echo x | test -p /dev/stdin && ls -l /dev/stdin /dev/fd | cut -c1-10 && readlink /dev/stdin /dev/fd && cat /dev/stdin </etc/group',
     // Files that tools get whole: positions that descriptors and processes share, and what a seek means.
     'dd if=/proc/1/limits bs=7 skip=20 count=3 status=none',
     'tail -c 70 /proc/1/limits',
