@@ -73,6 +73,9 @@ export interface GuestInfo {
 /** More than a shadow's own memory takes above the guest's, in bytes. */
 const scratchRoom = 1n << 30n;
 
+/** How often a running guest is looked at anew before it is said to have no kernel. */
+const mostLooks = 3;
+
 /**
  * One guest, attached. Everything that needs the guest to stand still is done in turn, and the guest runs in between.
  */
@@ -111,37 +114,43 @@ export class Guest implements AsyncDisposable {
    *   PERMISSION for a certain engine that cannot be had
    */
   static async attach(options: AttachOptions = {}): Promise<Guest> {
-    const steps: Step[] = [];
-    const wanted = options.engine ?? 'auto';
-    options.signal?.throwIfAborted();
     const choice = { ...(options.qmp && { qmp: options.qmp }), ...(options.guest && { guest: options.guest }) };
-    const target = await timed(steps, 'attach', () => LiveTarget.open(choice));
-    try {
-      const kernel = await timed(steps, 'kernel', async () =>
-        recogniseKernel(target.memory, (root, levels) => target.memory.openVirtual(root, levels), target.vcpus),
-      );
-      const borrowed = await timed(steps, 'task', async () => findBorrowed(kernel, options.as ?? 1));
-      const bases = possibleCpus(kernel).map((cpu) => perCpuBase(kernel, cpu));
-      const needs = {
-        kernel,
-        vcpus: target.vcpus,
-        topOfMemory: target.scratchGpa + scratchRoom,
-        instructionLimit: options.instructionLimit ?? 0,
-      };
-      const chosen = await timed(steps, 'choose engine', () => chooseEngine(wanted, needs, options.kvmDevice));
-      const { engine, result: session } = await timed(steps, 'engine', () =>
-        withEngine(wanted, chosen, (engine) =>
-          ShadowSession.open(target.native, kernel, bases, borrowed, target, engine, options),
-        ),
-      );
-      // A failure shows again in the next use.
-      target.onRamEvent = () => void session.followRam().catch(() => undefined);
-      kernel.remember();
-      return new Guest(target, kernel, session, engine, borrowed, steps);
-    } catch (error) {
-      await target.close();
-      throw error;
+    for (let looks = 1; ; looks += 1) {
+      const steps: Step[] = [];
+      options.signal?.throwIfAborted();
+      const target = await timed(steps, 'attach', () => LiveTarget.open(choice));
+      try {
+        return await Guest.#over(target, steps, options);
+      } catch (error) {
+        await target.close();
+        if (looks === mostLooks || target.foundState !== 'running' || !mayPass(error)) throw error;
+      }
     }
+  }
+
+  static async #over(target: LiveTarget, steps: Step[], options: AttachOptions): Promise<Guest> {
+    const wanted = options.engine ?? 'auto';
+    const kernel = await timed(steps, 'kernel', async () =>
+      recogniseKernel(target.memory, (root, levels) => target.memory.openVirtual(root, levels), target.vcpus),
+    );
+    const borrowed = await timed(steps, 'task', async () => findBorrowed(kernel, options.as ?? 1));
+    const bases = possibleCpus(kernel).map((cpu) => perCpuBase(kernel, cpu));
+    const needs = {
+      kernel,
+      vcpus: target.vcpus,
+      topOfMemory: target.scratchGpa + scratchRoom,
+      instructionLimit: options.instructionLimit ?? 0,
+    };
+    const chosen = await timed(steps, 'choose engine', () => chooseEngine(wanted, needs, options.kvmDevice));
+    const { engine, result: session } = await timed(steps, 'engine', () =>
+      withEngine(wanted, chosen, (engine) =>
+        ShadowSession.open(target.native, kernel, bases, borrowed, target, engine, options),
+      ),
+    );
+    // A failure shows again in the next use.
+    target.onRamEvent = () => void session.followRam().catch(() => undefined);
+    kernel.remember();
+    return new Guest(target, kernel, session, engine, borrowed, steps);
   }
 
   get name(): string {
@@ -354,6 +363,14 @@ export class Guest implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
   }
+}
+
+/**
+ * The registers are those of one moment, and the guest runs on: a process that has ended meanwhile leaves no page table
+ * by which a kernel could be found.
+ */
+function mayPass(error: unknown): boolean {
+  return error instanceof PenumbraError && (error.code === 'NO_KERNEL' || error.code === 'NOT_MAPPED');
 }
 
 function findBorrowed(kernel: Kernel, pid: number): Borrowed & { comm: Buffer } {
