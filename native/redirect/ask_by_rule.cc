@@ -98,7 +98,7 @@ class Marshalling {
     const char* path = reinterpret_cast<const char*>(text.host);
     registers_[i] = text.guest;
     if (place == Supervisor::Place::kGuest) {
-      if (NamesLocalFile(path)) return PrepareOwnFile(text);
+      if (TakesOwnFile(text)) return std::nullopt;
       supervisor_.NameOwnFile(call_, text, Follows());
     }
     if (folder_is_local_ && path[0] != '/') {
@@ -129,22 +129,18 @@ class Marshalling {
     }
   }
 
-  /// /dev/stdin and its like, where that is no file of the guest.
-  bool NamesLocalFile(const char* path) const {
-    const std::optional<OwnFile> own = FindOwnFile(path);
-    if (!own || !own->IsFile() || !Follows() || (call_.rule->flags & CallRule::kLocalPath) == 0) return false;
-    const uint64_t fd = static_cast<uint64_t>(own->fd);
-    return supervisor_.FileOf(call_, fd) == ToolProcess::kLocal && supervisor_.IsOpen(call_, fd);
-  }
-
-  std::optional<Answer> PrepareOwnFile(const WindowPiece& path) {
+  /// /dev/stdin and its like, where that is no file of the guest: the host is asked about it.
+  bool TakesOwnFile(const WindowPiece& path) {
     char* text = reinterpret_cast<char*>(path.host);
     const std::optional<OwnFile> own = FindOwnFile(text);
-    copy_ = own ? supervisor_.CopyFd(call_, static_cast<uint64_t>(own->fd)) : -EBADF;
-    if (copy_ < 0) return Answer::Error(-copy_);
+    if (!own || !own->IsFile() || !Follows() || (call_.rule->flags & CallRule::kLocalPath) == 0) return false;
+    const uint64_t fd = static_cast<uint64_t>(own->fd);
+    if (supervisor_.FileOf(call_, fd) != ToolProcess::kLocal) return false;
+    copy_ = supervisor_.CopyFd(call_, fd);
+    if (copy_ < 0) return false;
     std::sprintf(text, "/proc/self/fd/%d", copy_);
     is_local_ = true;
-    return std::nullopt;
+    return true;
   }
 
   std::optional<Answer> PrepareText(uint8_t i) {
