@@ -24,6 +24,8 @@ export interface EnterReport {
   loadNs: number;
   /** index into stopClasses */
   stopClass: number;
+  /** the vCPU that was taken, or another, was in the middle of kernel code */
+  inKernel: boolean;
   vcpu: number;
   privatePages: number;
 }
@@ -101,6 +103,14 @@ export interface NativeRecipe {
   code: Buffer;
   lockFunctions: { start: bigint; size: number }[];
   harmlessReaders: { start: bigint; size: number }[];
+  pageWait?: {
+    wakeFunction: bigint;
+    function: number;
+    flags: number;
+    page: number;
+    bit: number;
+    pageFlags: number;
+  };
   signal?: { flags: number; flagsSet: bigint; pending: number; pendingSet: bigint; sleepStates: number };
   patches: { where: NativeLocation; width: number; keep: bigint; source: number; constant: bigint | number }[];
   samples: { from: NativeLocation; width: number; codeOffset: number }[];

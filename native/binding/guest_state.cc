@@ -31,6 +31,7 @@ EnterReport GuestState::Enter(VcpuControl::Stop kind, Clock::time_point deadline
           .registers = received - refreshed,
           .load = Clock::now() - received,
           .stop_class = context.stop_class,
+          .in_kernel = context.in_kernel,
           .vcpu = context.vcpu,
           .private_pages = loaded.private_page_count()};
 }

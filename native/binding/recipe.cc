@@ -79,6 +79,11 @@ Recipe ReadRecipe(Napi::Object object) {
       ReadList<Location>(object, "sequences", [](Napi::Value value) { return ReadLocation(value.As<Napi::Object>()); });
   recipe.lock_functions = ReadList<CodeRange>(object, "lockFunctions", ReadRange);
   recipe.harmless_readers = ReadList<CodeRange>(object, "harmlessReaders", ReadRange);
+  if (Has(object, "pageWait")) {
+    const Napi::Object wait = object.Get("pageWait").As<Napi::Object>();
+    recipe.page_wait = PageWait{Word(wait, "wakeFunction"), Word(wait, "function"), Word(wait, "flags"),
+                                Word(wait, "page"),         Word(wait, "bit"),      Word(wait, "pageFlags")};
+  }
   if (Has(object, "signal")) {
     const Napi::Object signal = object.Get("signal").As<Napi::Object>();
     recipe.signal = SignalRule{Word(signal, "flags"), Word(signal, "flagsSet"), Word(signal, "pending"),

@@ -152,6 +152,8 @@ Context BuildContext(const Recipe& recipe, const std::vector<VcpuState>& vcpus, 
   context.cpu_number = best->cpu_number;
   context.vcpu = static_cast<uint32_t>(best->index);
   context.stop_class = best->stop_class;
+  context.in_kernel = std::any_of(views.begin(), views.end(),
+                                  [](const VcpuView& view) { return view.stop_class == StopClass::kKernel; });
   context.stack_top = FindStackTop(recipe, kernel, vcpus, views);
   context.space = {FindRoot(recipe, memory, kernel), recipe.levels};
   context.scratch_address = scratch->Map(context.space);

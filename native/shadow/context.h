@@ -25,6 +25,7 @@ struct Context {
   uint32_t cpu_number;
   uint32_t vcpu;  ///< index of the vCPU that was taken
   StopClass stop_class;
+  bool in_kernel;            ///< this vCPU or another was in the middle of kernel code
   uint64_t scratch_address;  ///< guest-virtual address of the scratch memory
 };
 

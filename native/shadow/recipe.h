@@ -77,6 +77,15 @@ struct SignalRule {
   uint64_t sleep_states = 0;  ///< a sleep whose state has one of these bits ends with a signal
 };
 
+/// How a wait for a locked page is known, and ended: by the entry (struct wait_page_queue) that the waiter has on its
+/// stack for whoever unlocks the page.
+struct PageWait {
+  uint64_t wake_function = 0;        ///< what every such entry names as its function
+  uint64_t function = 0, flags = 0;  ///< offsets in the entry
+  uint64_t page = 0, bit = 0;        ///< what is waited for: offsets of a pointer and of a 32-bit number
+  uint64_t page_flags = 0;           ///< offset in a page
+};
+
 /// From where the guest's time-stamp counter is told. What its clocksource said last is the counter itself, or through
 /// a page of parameters (struct pvclock_vcpu_time_info, arch/x86/include/asm/pvclock-abi.h) the nanoseconds of a host.
 struct CounterRule {
@@ -115,6 +124,7 @@ struct Recipe {
   /// 32-bit sequence counters; an odd one means that the guest was stopped while writing what they guard.
   std::vector<Location> sequences;
   std::optional<SignalRule> signal;
+  std::optional<PageWait> page_wait;
   std::optional<CounterRule> counter;
   uint64_t xcr0 = 0;  ///< what the kernel has written there; 0 where the processor has none
   /// Functions that take locks on behalf of their callers, and callers that read under a lock nothing but what is whole

@@ -202,7 +202,7 @@ TrapHandler::Action Shadow::OnTrap(size_t index, uint64_t argument, uint64_t sta
       uint64_t state = 0;
       Read(recipe_.borrowed_task + recipe_.task_state, &state, recipe_.task_state_width);
       const bool voluntary = (argument & 0xffffffff) == 1 || state == 0;
-      return voluntary || EndSleep(state) ? Action::kReturn : Action::kStop;
+      return voluntary || UnlockPage(stack) || EndSleep(state) ? Action::kReturn : Action::kStop;
     }
     case TrapRule::Kind::kSignal:
       if (!batch_run_.slept()) return Action::kProceed;
@@ -239,6 +239,34 @@ bool Shadow::EndSleep(uint64_t state) {
   ChangeTask(recipe_.signal->flags, 0, recipe_.signal->flags_set, 8);
   ChangeTask(recipe_.signal->pending, 0, recipe_.signal->pending_set, 8);
   return true;
+}
+
+// The guest was stopped while it had a page of a file locked, which it never has for long where nothing is read from a
+// disk. Does what unlocking it does for whoever waits (mm/filemap.c, folio_unlock and wake_page_function). What is on
+// the stack may be left from an earlier wait: then the page is not locked.
+bool Shadow::UnlockPage(uint64_t stack) {
+  if (!recipe_.page_wait || !OnStack(stack)) return false;
+  const PageWait& wait = *recipe_.page_wait;
+  static constexpr uint64_t kLocked = 1;    // PG_locked is bit 0 (include/linux/page-flags.h)
+  static constexpr uint32_t kWoken = 0x02;  // WQ_FLAG_WOKEN (include/linux/wait.h)
+  for (uint64_t at = stack & ~uint64_t{7}; at < context_->stack_top - kFrameBytes; at += 8) {
+    uint64_t word = 0;
+    if (Read(at, &word, sizeof word) != sizeof word) return false;
+    if (word != wait.wake_function) continue;
+    const uint64_t entry = at - wait.function;
+    uint64_t page = 0, page_flags = 0;
+    uint32_t bit = 0, flags = 0;
+    const bool whole = Read(entry + wait.page, &page, sizeof page) == sizeof page &&
+                       Read(entry + wait.bit, &bit, sizeof bit) == sizeof bit &&
+                       Read(entry + wait.flags, &flags, sizeof flags) == sizeof flags &&
+                       Read(page + wait.page_flags, &page_flags, sizeof page_flags) == sizeof page_flags;
+    if (!whole || bit != 0 || (page_flags & kLocked) == 0) continue;
+    page_flags &= ~kLocked;
+    flags |= kWoken;
+    return Write(page + wait.page_flags, &page_flags, sizeof page_flags) == sizeof page_flags &&
+           Write(entry + wait.flags, &flags, sizeof flags) == sizeof flags;
+  }
+  return false;
 }
 
 void Shadow::TakeBackSignal() {
@@ -286,10 +314,14 @@ CallFailure Shadow::Explain(const Outcome& outcome) const {
   return {"ENGINE", "the engine gave up (error " + std::to_string(outcome.value) + ")", outcome.rip, {}};
 }
 
+bool Shadow::OnStack(uint64_t address) const {
+  return address < context_->stack_top && context_->stack_top - address <= recipe_.stack_size;
+}
+
 // Unwinding would need the kernel's ORC tables; the return addresses are on the stack all the same.
 std::vector<uint64_t> Shadow::FindCallers(uint64_t stack, size_t most) const {
   std::vector<uint64_t> callers;
-  if (stack >= context_->stack_top || context_->stack_top - stack > recipe_.stack_size) return callers;
+  if (!OnStack(stack)) return callers;
   for (uint64_t at = stack & ~uint64_t{7}; at < context_->stack_top - kFrameBytes && callers.size() < most; at += 8) {
     uint64_t word;
     if (Read(at, &word, sizeof word) != sizeof word) break;

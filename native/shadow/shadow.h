@@ -99,6 +99,7 @@ class Shadow final : public TrapHandler {
 
  private:
   bool EndSleep(uint64_t state);
+  bool UnlockPage(uint64_t stack);
   void TakeBackSignal();
   void ChangeTask(uint64_t offset, uint64_t clear, uint64_t set, uint32_t width);
 
@@ -107,6 +108,7 @@ class Shadow final : public TrapHandler {
   uint64_t StackPointer() const;
   CallFailure Explain(const Outcome& outcome) const;
   std::vector<uint64_t> FindCallers(uint64_t stack, size_t most) const;
+  bool OnStack(uint64_t address) const;
   bool IsHarmlessReader(uint64_t stack) const;
 
   const GuestRam& ram_;

@@ -266,7 +266,7 @@ export class Guest implements AsyncDisposable {
       options,
     );
     const signal = AbortSignal.any([this.#target.gone, ...(options.signal === undefined ? [] : [options.signal])]);
-    const report = await this.#session.useLong((shadow) => shadow.redirect(request, signal), signal);
+    const report = await this.#session.useOnce((shadow) => shadow.redirect(request, signal), signal);
     signal.throwIfAborted();
     return runResult(report);
   }

@@ -48,6 +48,7 @@ export function contextRecipe(kernel: Kernel, perCpuBases: bigint[], borrowed: B
   const onCpu = kernel.offsetof('task_struct.on_cpu');
   const version = codeVersion(kernel);
   const signal = signalRule(kernel);
+  const pageWait = pageWaitRule(kernel);
   const counter = counterRule(kernel);
   const xcr0 = extendedFeatures(kernel);
   const mm = kernel.requireOffset('task_struct.mm');
@@ -84,6 +85,7 @@ export function contextRecipe(kernel: Kernel, perCpuBases: bigint[], borrowed: B
     lockFunctions: codeRanges(kernel, lockFunctions),
     harmlessReaders: codeRanges(kernel, harmlessReaders),
     ...(signal === undefined ? {} : { signal }),
+    ...(pageWait === undefined ? {} : { pageWait }),
     code: stubs.clock.bytes,
     patches: patches(kernel),
     samples: clockSamples(kernel),
@@ -145,6 +147,18 @@ function signalRule(kernel: Kernel): NativeRecipe['signal'] {
     pendingSet: 1n << 8n, // SIGKILL
     sleepStates: 0x101, // TASK_INTERRUPTIBLE, TASK_WAKEKILL
   };
+}
+
+/** How a wait for a page that the stopped guest had locked is known and ended (mm/filemap.c). */
+function pageWaitRule(kernel: Kernel): NativeRecipe['pageWait'] {
+  const wakeFunction = kernel.symbol('wake_page_function');
+  const member = (name: string): number | undefined => kernel.offsetof(`wait_page_queue.${name}`);
+  const [fn, flags, bit] = [member('wait.func'), member('wait.flags'), member('bit_nr')];
+  const page = member('folio') ?? member('page'); // 5.16
+  const pageFlags = kernel.offsetof('page.flags');
+  const lacking = fn === undefined || flags === undefined || bit === undefined || page === undefined;
+  if (wakeFunction === undefined || lacking || pageFlags === undefined) return undefined;
+  return { wakeFunction, function: fn, flags, page, bit, pageFlags };
 }
 
 const lockFunctions = [

@@ -50,6 +50,9 @@ export interface SessionCounts {
 }
 
 const stopTimeout = 10_000;
+/** How often a guest is stopped to find it outside of kernel code, and for how many ms at most it runs in between. */
+const mostLooks = 20;
+const longestPause = 3;
 /** ms after which a rehearsal has translated what it is going to */
 const longestRehearsal = 150;
 /** A rehearsal stops nothing. */
@@ -59,6 +62,7 @@ const rehearsal: EnterReport = {
   registersNs: 0,
   loadNs: 0,
   stopClass: 0,
+  inKernel: false,
   vcpu: 0,
   privatePages: 0,
 };
@@ -139,12 +143,16 @@ export class ShadowSession {
    * several times, each time in a new shadow, until it meets a moment in which it can be answered.
    */
   async use<Answer>(job: (shadow: Shadow) => Promise<Answer>, signal?: AbortSignal): Promise<Answer> {
-    return this.#inTurn(() => this.#retry(() => this.#once(job, true), signal));
+    return this.#inTurn(() => this.#retry(() => this.#once(job, () => this.#native.enter(stopTimeout, true)), signal));
   }
 
-  /** The same for a job of more than a second: QEMU is told that the guest stands still, so that its clocks do too. */
-  async useLong<Answer>(job: (shadow: Shadow) => Promise<Answer>, signal?: AbortSignal): Promise<Answer> {
-    return this.#inTurn(() => this.#retry(() => this.#once(job, false), signal));
+  /**
+   * For a job that cannot run again: its moment is chosen so that no vCPU is in the middle of kernel code, if one comes
+   * soon, since calls fail on what the guest's kernel had locked there. The job may take long: QEMU is told that the
+   * guest stands still, so that its clocks do too.
+   */
+  async useOnce<Answer>(job: (shadow: Shadow) => Promise<Answer>, signal?: AbortSignal): Promise<Answer> {
+    return this.#inTurn(() => this.#retry(() => this.#once(job, () => this.#enterQuietly()), signal));
   }
 
   /**
@@ -170,7 +178,7 @@ export class ShadowSession {
       finish = resolve;
     });
     return new Promise((resolve, reject) => {
-      const turn = this.useLong(async (shadow) => {
+      const turn = this.useOnce(async (shadow) => {
         const dispose = async (): Promise<void> => {
           finish();
           await turn;
@@ -251,18 +259,31 @@ export class ShadowSession {
     }
   }
 
-  async #once<Answer>(job: (shadow: Shadow) => Promise<Answer>, short: boolean): Promise<Answer> {
+  async #once<Answer>(job: (shadow: Shadow) => Promise<Answer>, enter: () => Promise<EnterReport>): Promise<Answer> {
     await this.#follow(false);
     this.counts.stops += 1;
     let shadow: Shadow | undefined;
     try {
-      const report = await this.#native.enter(stopTimeout, short);
-      shadow = new Shadow(this.#native, this.#kernel, report);
+      shadow = new Shadow(this.#native, this.#kernel, await enter());
       this.counts.byClass[shadow.stopClass] += 1;
       return await job(shadow);
     } finally {
       shadow?.close();
       this.#countStandstill(await this.#native.leave());
+    }
+  }
+
+  /** Stops the guest for long, anew while it is found in the middle of kernel code. */
+  async #enterQuietly(): Promise<EnterReport> {
+    for (let look = 1; ; look += 1) {
+      const report = await this.#native.enter(stopTimeout, false);
+      if (!report.inKernel || look === mostLooks) return report;
+      this.#countStandstill(await this.#native.leave());
+      this.counts.byClass[stopClassOf(report.stopClass)] += 1;
+      this.counts.retries += 1;
+      // Not in step with the guest's own ticks.
+      await sleep(1 + Math.random() * longestPause);
+      this.counts.stops += 1;
     }
   }
 

@@ -13,6 +13,7 @@ import { type Task, Tasks } from '../../src/kernel/tasks.js';
 import type { LabSpec } from '../../src/lab/index.js';
 import { compareMetadata } from '../../src/shadow/compareMetadata.js';
 import { AT_FDCWD } from '../../src/shadow/constants.js';
+import { out } from '../../src/shadow/syscallArgument.js';
 import { syscallTable } from '../../src/shadow/syscallTable.js';
 import { cli } from '../lab/commandLine.js';
 import { labGuest, type TestGuest } from '../lab/driver.js';
@@ -82,6 +83,7 @@ for (const [index, spec] of (LONG ? [...GUESTS, ...MORE_GUESTS] : GUESTS).entrie
     await t.test('processes', (t) => compareProcesses(t, lab, guest));
     if (index === 0) await t.test('what was not foreseen', (t) => surprise(t, lab, guest));
     await t.test('clocks and names', (t) => compareMoments(t, lab, guest));
+    await t.test('a page that the guest has locked', (t) => readLockedPage(t, lab, guest));
     await t.test("system calls by the guest's own metadata", (t) => compareSyscalls(t, guest));
     await t.test('a paused guest', (t) => leaveNoTrace(t, lab, guest, LONG || index === 0 ? COMMANDS : []));
     t.comment(
@@ -198,6 +200,27 @@ async function compareMoments(t: Test, lab: TestGuest, guest: Guest): Promise<vo
     await lab.text('uname -snrvm'),
   );
   t.equal((await readWholeFile(guest, '/srv/tree/numbers')).toString(), `${await lab.text('cat /srv/tree/numbers')}\n`);
+}
+
+/** A page of init's program, locked as by a guest that was stopped in a page fault, is read all the same. */
+async function readLockedPage(t: Test, lab: TestGuest, guest: Guest): Promise<void> {
+  const [, start, offset, path] =
+    /^(\w+)-\w+ r-xp (\w+) \S+ \d+ +(.*)$/m.exec(await lab.text('cat /proc/1/maps')) ?? [];
+  const address = BigInt(`0x${start}`);
+  const place = guest.memory(1).extents(address, address + 4096n)[0] as { gpa: bigint };
+  const { kernel } = guest;
+  const pages = kernel.virtual.read(kernel.requireSymbol('vmemmap_base'), 8).readBigUInt64LE();
+  const page = pages + (place.gpa >> 12n) * BigInt(kernel.sizeof('page') as number);
+  const flags = page + BigInt(kernel.requireOffset('page.flags'));
+
+  await using shadow = await guest.shadow();
+  const fd = await shadow.syscall('openat', AT_FDCWD, path as string, 0);
+  const before = await shadow.read(flags, 8);
+  before[0] = (before[0] as number) | 1;
+  await shadow.write(flags, before);
+  const { value, arguments: passed } = await shadow.call('pread64', fd, out(4096), 4096, BigInt(`0x${offset}`));
+  t.equal(value, 4096n);
+  t.same(passed[1]?.bytes, guest.memory(1).read(address, 4096));
 }
 
 /** What the table says of the calls' arguments, against what the guest's kernel was compiled from. */
