@@ -16,9 +16,13 @@ function holdings(): Record<string, string[]> {
   });
   const maps = readFileSync('/proc/self/maps', 'utf8').split('\n');
   const threads = readdirSync('/proc/self/task');
-  const children = threads.flatMap((id) =>
-    readFileSync(`/proc/self/task/${id}/children`, 'utf8').split(' ').filter(Boolean),
-  );
+  const children = threads.flatMap((id) => {
+    try {
+      return readFileSync(`/proc/self/task/${id}/children`, 'utf8').split(' ').filter(Boolean);
+    } catch {
+      return []; // the thread has ended since
+    }
+  });
   return {
     files: files.sort(),
     maps: maps

@@ -22,6 +22,10 @@ async function text(guest: TestGuest, ...args: string[]): Promise<string> {
   return stdout.toString();
 }
 
+const LONG = process.env['PENUMBRA_LONG'] !== undefined;
+/** What a directory holds that takes many calls to list. */
+const ENTRIES = LONG ? 100_000 : 20_000;
+
 interface Entry {
   name: string | { bytes: string };
   [field: string]: unknown;
@@ -49,7 +53,7 @@ t.test('one guest, by its own tools and by penumbra', async (t) => {
 
   await t.test('ls', (t) => compareListings(t, guest));
   await t.test('hostile names', (t) => compareHostileNames(t, guest));
-  await t.test('a directory of 100,000 entries', (t) => compareLargeDirectory(t, guest));
+  await t.test(`a directory of ${ENTRIES} entries`, (t) => compareLargeDirectory(t, guest));
   await t.test('cat', (t) => compareContents(t, guest));
   await t.test('cat of what is not in the page cache', (t) => compareUncached(t, guest));
   await t.test('stat', (t) => compareStatus(t, guest));
@@ -140,14 +144,14 @@ async function compareHostileNames(t: Test, guest: TestGuest): Promise<void> {
 
 async function compareLargeDirectory(t: Test, guest: TestGuest): Promise<void> {
   await guest.run(
-    'mkdir /tmp/large; mount -t tmpfs -o nr_inodes=0 large /tmp/large; cd /tmp/large; seq 1 100000 | xargs touch',
+    `mkdir /tmp/large; mount -t tmpfs -o nr_inodes=0 large /tmp/large; cd /tmp/large; seq 1 ${ENTRIES} | xargs touch`,
     300_000,
   );
-  const own = Array.from({ length: 100_000 }, (_, index) => String(index + 1)).sort();
+  const own = Array.from({ length: ENTRIES }, (_, index) => String(index + 1)).sort();
   t.ok((await text(guest, 'ls', '/tmp/large')) === `${own.join('\n')}\n`);
   const { directories } = await json<Listing>(guest, 'ls', '/tmp/large');
   t.ok(directories[0]?.entries.every(({ type, nlink }) => type === 'file' && nlink === 1));
-  t.equal(directories[0]?.entries.length, 100_000);
+  t.equal(directories[0]?.entries.length, ENTRIES);
   await guest.run('umount /tmp/large');
 }
 
