@@ -414,5 +414,10 @@ t.test('many stops of a busy guest', async (t) => {
   const log = await lab.text('dmesg');
   const kept = await manyRounds(guest, ROUNDS);
   t.same(growth(kept), {}, JSON.stringify(kept));
-  t.equal((await lab.text('dmesg')).slice(log.length), '', "the guest's kernel says nothing");
+  const said = (await lab.text('dmesg')).slice(log.length).split('\n').filter(Boolean);
+  t.same(
+    said.filter((line) => !/hrtimer: interrupt took/.test(line)),
+    [],
+    "the guest's kernel says nothing, but for a processor that the host took from it",
+  );
 });

@@ -52,7 +52,7 @@ async function stops({ vcpus, comparisons, kills, rounds, benchmark }: StopsRequ
     // A guest that gets no processor time from this machine says so; that is not penumbra's doing.
     const news = await textOf(
       lab,
-      `dmesg | tail -n +$((${said}+1)) | grep -v 'Long readout interval, skipping watchdog'`,
+      `dmesg | tail -n +$((${said}+1)) | grep -v -e 'Long readout interval' -e 'hrtimer: interrupt took'`,
     );
     const end = await endOf(lab, guest);
     return { vcpus, stopWay, stopWayReason, registers, costs, kills, wounds, kept, news, work: { before, after }, end };
