@@ -20,6 +20,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr int64_t kMostErrno = 4095;
 constexpr size_t kMostQueued = 8;
+constexpr uint64_t kMostShown = 200;      // bytes of a name
 constexpr uint64_t kFileAhead = 4096;     // what files in /proc and /sys give at most at a time
 constexpr uint64_t kFolderAhead = 32768;  // the C library's buffer for a directory
 // Of a number there all but the beginning is gone after any read: proc_dointvec in kernel/sysctl.c.
@@ -36,7 +37,7 @@ int64_t Supervisor::Ask(uint32_t number, uint64_t a, uint64_t b, uint64_t c, uin
   if (!ahead_.empty() && !ChangesNothing(number)) DropAhead();
   GuestKernel::Answer answer;
   AskAll(&call, 1, &answer);
-  return Judge(number, answer);
+  return Judge(call, answer);
 }
 
 size_t Supervisor::Enter(const GuestCall* calls, size_t count, GuestKernel::Answer* answers) {
@@ -70,17 +71,56 @@ size_t Supervisor::AskAll(const GuestCall* calls, size_t count, GuestKernel::Ans
   return Enter(calls, count, answers);
 }
 
-int64_t Supervisor::Judge(uint32_t number, const GuestKernel::Answer& answer) {
-  const char* name = number < policy_.calls.size() ? policy_.calls[number].name : "?";
+std::string Supervisor::Describe(const GuestCall& call) {
+  if (call.number >= policy_.calls.size()) return "?";
+  const CallRule& rule = policy_.calls[call.number];
+  std::string name;
+  for (uint8_t i = 0; i < rule.argument_count && name.empty(); ++i) {
+    if (rule.arguments[i].kind == ArgumentRule::kPath) name = TextAt(call.arguments[i]);
+    if (rule.arguments[i].kind == ArgumentRule::kFd) name = AskName(call.arguments[i]);
+  }
+  return name.empty() ? std::string(rule.name) : std::string(rule.name) + " of " + name;
+}
+
+// The guest's kernel may write there meanwhile, and leave the end out.
+std::string Supervisor::TextAt(uint64_t guest) const {
+  const uint8_t* text = HostAddress(guest);
+  if (text == nullptr) return {};
+  const GuestWindow window = guest_->window();
+  const uint64_t room = std::min<uint64_t>(kMostShown, window.size - static_cast<uint64_t>(text - window.host));
+  std::string copy(reinterpret_cast<const char*>(text), room);
+  return copy.substr(0, copy.find('\0'));
+}
+
+std::string Supervisor::AskName(uint64_t guest_fd) {
+  if (guest_fd < GuestFiles::kFirst || guest_fd >= GuestFiles::kEnd) return {};
+  const uint64_t taken = taken_;
+  const std::string link = "/proc/self/fd/" + std::to_string(guest_fd);
+  const WindowPiece path = Take(link.size() + 1);
+  const WindowPiece name = Take(kMostShown);
+  GuestKernel::Answer answer = {0, false, true};
+  if (name.host != nullptr) {
+    std::memcpy(path.host, link.c_str(), link.size() + 1);
+    const GuestCall call{SYS_readlinkat, {static_cast<uint64_t>(AT_FDCWD), path.guest, name.guest, name.size}};
+    Enter(&call, 1, &answer);
+  }
+  taken_ = taken;
+  if (answer.failed || answer.value <= 0 || static_cast<uint64_t>(answer.value) > kMostShown) return {};
+  return std::string(reinterpret_cast<const char*>(name.host), static_cast<size_t>(answer.value));
+}
+
+int64_t Supervisor::Judge(const GuestCall& call, const GuestKernel::Answer& answer) {
+  const uint32_t number = call.number;
   if (answer.failed) {
-    Say(std::string(name) + " is not answered: " + guest_->failure());
+    const std::string why = guest_->failure();
+    Say(Describe(call) + " is not answered: " + why);
     return -EIO;
   }
   if (answer.blocked) {
     // What a file system waits for is its disk; a socket or pipe would wait for somebody who does not run.
     const bool is_file =
         number == SYS_read || number == SYS_pread64 || number == SYS_openat || number == SYS_getdents64;
-    if (is_file) Say(std::string(name) + " needs the guest's disk: what it asks for is not in the guest's memory");
+    if (is_file) Say(Describe(call) + " needs the guest's disk: what it asks for is not in the guest's memory");
     if (is_file || answer.value < -kMostErrno) return -EIO;
     return answer.value == -EINTR ? -EAGAIN : answer.value;
   }
@@ -139,7 +179,7 @@ int64_t Supervisor::OpenAhead(uint64_t folder, const WindowPiece& path, uint64_t
   DropAhead();
   GuestKernel::Answer answers[1 + kReads];
   const size_t done = AskAll(calls, 1 + kReads, answers);
-  const int64_t file = Judge(SYS_openat, answers[0]);
+  const int64_t file = Judge(calls[0], answers[0]);
   if (file < GuestFiles::kFirst || file >= GuestFiles::kEnd) return file;
   ahead_.Begin(static_cast<int>(file), lists, has_pieces);
   for (size_t i = 1; i < done; ++i) {

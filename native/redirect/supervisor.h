@@ -204,7 +204,11 @@ class Supervisor {
   /// Makes the calls left for later and then these, in one entry of the shadow. Returns how many of these have an
   /// answer.
   size_t AskAll(const GuestCall* calls, size_t count, GuestKernel::Answer* answers);
-  int64_t Judge(uint32_t number, const GuestKernel::Answer& answer);
+  int64_t Judge(const GuestCall& call, const GuestKernel::Answer& answer);
+  /// For people: the call's name, and the file's that it is about where that can be told.
+  std::string Describe(const GuestCall& call);
+  std::string TextAt(uint64_t guest) const;
+  std::string AskName(uint64_t guest_fd);
   void TakeMove(int guest_fd);
   /// Copies of the host's kernel that this thread waited for.
   void EndMovesOf(pid_t thread);

@@ -317,6 +317,7 @@ function traps(kernel: Kernel): NativeRecipe['traps'] {
   add(TrapKind.skip, [
     'smp_call_function_many_cond',
     'smp_call_function_single',
+    'schedule_on_each_cpu',
     'synchronize_rcu',
     'synchronize_rcu_expedited',
   ]);

@@ -262,7 +262,7 @@ except OSError as error:
   print(error.errno)`;
     const { stdout, stderr } = await run(guest, ['python3', '-I', '-S', '-c', code]);
     t.equal(stdout, "b'X\\n2\\n' b'1\\n2\\n' b'1000\\n' 3893 b'\\x00\\x00' b'1\\n'\n5\n", stderr);
-    t.match(stderr, /pread64 is not answered: it needs the guest's disk/);
+    t.match(stderr, /pread64 of \/data\/large is not answered: it needs the guest's disk/);
     const own = "import os; print(os.path.exists('guest:' + os.__file__), os.path.exists(os.__file__))";
     t.equal((await run(guest, ['python3', '-I', '-S', '-c', own])).stdout, 'False True\n', 'one path, two files');
   });
@@ -271,7 +271,7 @@ except OSError as error:
     const { exit, stdout, stderr } = await run(guest, ['cat', '/data/large', '/etc/hosts']);
     t.equal(exit, 1);
     t.equal(stdout, await lab.text('cat /etc/hosts').then((text) => `${text}\n`));
-    t.match(stderr, /penumbra: read is not answered: it needs the guest's disk/);
+    t.match(stderr, /penumbra: read of \/data\/large is not answered: it needs the guest's disk/);
     t.match(stderr, /cat: \/data\/large: Input\/output error/);
     const sum = await lab.text('md5sum /data/large');
     t.equal((await run(guest, ['md5sum', '/data/large'])).stdout, `${sum}\n`, 'once it has been read');
