@@ -120,7 +120,12 @@ int64_t Supervisor::Judge(const GuestCall& call, const GuestKernel::Answer& answ
     // What a file system waits for is its disk; a socket or pipe would wait for somebody who does not run.
     const bool is_file =
         number == SYS_read || number == SYS_pread64 || number == SYS_openat || number == SYS_getdents64;
-    if (is_file) Say(Describe(call) + " needs the guest's disk: what it asks for is not in the guest's memory");
+    if (is_file) {
+      const std::string what = Describe(call);
+      const bool on_disk = what.find(" of /proc/") == std::string::npos;
+      Say(what + (on_disk ? " needs the guest's disk: what it asks for is not in the guest's memory"
+                          : " waits for what the guest was about to do when it was stopped: try again"));
+    }
     if (is_file || answer.value < -kMostErrno) return -EIO;
     return answer.value == -EINTR ? -EAGAIN : answer.value;
   }

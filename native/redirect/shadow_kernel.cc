@@ -11,6 +11,15 @@ namespace {
 
 constexpr uint32_t kArguments = 6;
 
+std::string Explain(const CallFailure& failure) {
+  const std::string_view code = failure.code;
+  if (code == "DEVICE_ACCESS") {
+    return "it needs the guest's disk, or another device, for what is not in the guest's memory";
+  }
+  const std::string text = failure.message + " (" + failure.code + ")";
+  return code == "LOCKED" ? text + ": try again" : text;
+}
+
 }  // namespace
 
 ShadowKernel::ShadowKernel(Shadow* shadow, const NextFile& where, uint32_t first_file)
@@ -49,9 +58,7 @@ size_t ShadowKernel::Run(const GuestCall* calls, size_t count, uint64_t, Answer*
   for (const int64_t value : result.values) answers[answered++] = {value, false, false};
   for (const uint32_t step : result.blocked) answers[step].blocked = true;
   if (result.failure && answered < count) {
-    const bool needs_device = std::string_view(result.failure->code) == "DEVICE_ACCESS";
-    failure_ = needs_device ? "it needs the guest's disk, or another device, for what is not in the guest's memory"
-                            : result.failure->message + " (" + result.failure->code + ")";
+    failure_ = Explain(*result.failure);
     answers[answered++] = {0, false, true};
   }
   // The private memory stays, and with it the open files; what the call held when it was given up stays held.

@@ -166,6 +166,7 @@ const lockFunctions = [
   '_raw_spin_lock_irq',
   '_raw_spin_lock_irqsave',
   '_raw_spin_lock_bh',
+  '_raw_read_lock',
   '__pte_offset_map_lock',
   'down_read',
   'down_read_killable',
@@ -178,9 +179,10 @@ const lockFunctions = [
  * - __lock_task_sighand: siglock, for the signal and accounting fields of one task (fs/proc/array.c)
  * - task_dump_owner: alloc_lock, for the pointer to the task's memory (fs/proc/base.c)
  * - do_task_stat: exec_update_lock, which keeps old memory from being seen with new credentials (fs/proc/array.c)
+ * - do_prlimit: tasklist_lock, to keep the task there, and alloc_lock, for two numbers (kernel/sys.c)
  * - follow_page_pte: a page table's lock, for one entry (mm/gup.c)
  */
-const harmlessReaders = ['__lock_task_sighand', 'task_dump_owner', 'do_task_stat', 'follow_page_pte'];
+const harmlessReaders = ['__lock_task_sighand', 'task_dump_owner', 'do_task_stat', 'do_prlimit', 'follow_page_pte'];
 
 function codeRanges(kernel: Kernel, names: readonly string[]): { start: bigint; size: number }[] {
   return names.flatMap((name) => {

@@ -51,7 +51,7 @@ export interface SessionCounts {
 
 const stopTimeout = 10_000;
 /** How often a guest is stopped to find it outside of kernel code, and for how many ms at most it runs in between. */
-const mostLooks = 20;
+const mostLooks = 30;
 const longestPause = 3;
 /** ms after which a rehearsal has translated what it is going to */
 const longestRehearsal = 150;
