@@ -26,6 +26,8 @@ export interface EnterReport {
   stopClass: number;
   /** the vCPU that was taken, or another, was in the middle of kernel code */
   inKernel: boolean;
+  /** the guest was not found standing, and will run on */
+  runsOn: boolean;
   vcpu: number;
   privatePages: number;
 }

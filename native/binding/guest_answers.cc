@@ -97,6 +97,7 @@ Napi::Value ToJavaScript(Napi::Env env, const EnterReport& report) {
   object.Set("loadNs", Nanoseconds(report.load));
   object.Set("stopClass", static_cast<double>(report.stop_class));
   object.Set("inKernel", report.in_kernel);
+  object.Set("runsOn", report.runs_on);
   object.Set("vcpu", report.vcpu);
   object.Set("privatePages", static_cast<double>(report.private_pages));
   return object;

@@ -32,6 +32,7 @@ EnterReport GuestState::Enter(VcpuControl::Stop kind, Clock::time_point deadline
           .load = Clock::now() - received,
           .stop_class = context.stop_class,
           .in_kernel = context.in_kernel,
+          .runs_on = vcpus_of_guest.runs_on(),
           .vcpu = context.vcpu,
           .private_pages = loaded.private_page_count()};
 }

@@ -23,7 +23,7 @@ namespace penumbra {
 struct EnterReport {
   std::chrono::steady_clock::duration stop, refresh, registers, load;
   StopClass stop_class;
-  bool in_kernel;
+  bool in_kernel, runs_on;
   uint32_t vcpu;
   size_t private_pages;
 };

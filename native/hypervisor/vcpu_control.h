@@ -51,6 +51,8 @@ class VcpuControl {
   std::vector<VcpuState> ReceiveRegisters(Deadline deadline);
   /// Lets the guest run on, if it was not found standing.
   void Resume();
+  /// Whether Resume will let it; while it stands.
+  bool runs_on() const { return held_ || stub_->stopped_by_us(); }
   void Detach(Deadline deadline);
 
   /// Stops the guest by the stub, reads both ways and lets it run on.

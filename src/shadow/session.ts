@@ -63,6 +63,7 @@ const rehearsal: EnterReport = {
   loadNs: 0,
   stopClass: 0,
   inKernel: false,
+  runsOn: true,
   vcpu: 0,
   privatePages: 0,
 };
@@ -277,7 +278,7 @@ export class ShadowSession {
   async #enterQuietly(): Promise<EnterReport> {
     for (let look = 1; ; look += 1) {
       const report = await this.#native.enter(stopTimeout, false);
-      if (!report.inKernel || look === mostLooks) return report;
+      if (!report.inKernel || !report.runsOn || look === mostLooks) return report;
       this.#countStandstill(await this.#native.leave());
       this.counts.byClass[stopClassOf(report.stopClass)] += 1;
       this.counts.retries += 1;
