@@ -180,9 +180,17 @@ const lockFunctions = [
  * - task_dump_owner: alloc_lock, for the pointer to the task's memory (fs/proc/base.c)
  * - do_task_stat: exec_update_lock, which keeps old memory from being seen with new credentials (fs/proc/array.c)
  * - do_prlimit: tasklist_lock, to keep the task there, and alloc_lock, for two numbers (kernel/sys.c)
+ * - pidns_for_children_get: tasklist_lock, for whether a namespace has a first process (kernel/pid_namespace.c)
  * - follow_page_pte: a page table's lock, for one entry (mm/gup.c)
  */
-const harmlessReaders = ['__lock_task_sighand', 'task_dump_owner', 'do_task_stat', 'do_prlimit', 'follow_page_pte'];
+const harmlessReaders = [
+  '__lock_task_sighand',
+  'task_dump_owner',
+  'do_task_stat',
+  'do_prlimit',
+  'pidns_for_children_get',
+  'follow_page_pte',
+];
 
 function codeRanges(kernel: Kernel, names: readonly string[]): { start: bigint; size: number }[] {
   return names.flatMap((name) => {
