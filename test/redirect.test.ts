@@ -326,9 +326,10 @@ t.test('tools against a guest', async (t) => {
   await t.test('interrupted', async (t) => {
     const stop = new AbortController();
     setTimeout(() => stop.abort(new Error('enough')), 300);
-    await t.rejects(shell('while :; do :; done', { signal: stop.signal }), { message: 'enough' });
+    const loop = `while :; do : of ${process.pid}; done`;
+    await t.rejects(shell(loop, { signal: stop.signal }), { message: 'enough' });
     t.equal(await lab.runState(), 'running');
-    const left = spawnSync('pgrep', ['-f', 'while :; do :; done'], { encoding: 'utf8' }).stdout;
+    const left = spawnSync('pgrep', ['-f', loop], { encoding: 'utf8' }).stdout;
     t.equal(left, '', 'no process is left');
   });
 });
