@@ -14,6 +14,7 @@ import { bytesOf, out, StepList, value } from '../src/shadow/stepList.js';
 import { stubs } from '../src/shadow/stubs.js';
 import { assemble } from './lab/assembler.js';
 import { labGuest, type TestGuest } from './lab/driver.js';
+import { stopBetweenUpdates } from './lab/pause.js';
 
 // A guest boots under emulation.
 t.setTimeout(300_000);
@@ -215,23 +216,12 @@ t.test('which failures are worth another stop', async (t) => {
   t.equal(patience(new Error('of somebody else')), 0);
 });
 
-/** Pauses a guest that can be looked at where it stands: a paused one is never found at a better moment. */
-async function stopBetweenUpdates(lab: TestGuest): Promise<void> {
-  for (;;) {
-    await lab.qmp('stop');
-    await using guest = await attach({ qmp: lab.socket });
-    const isLocked = await guest.processes().then(
-      () => false,
-      (error: unknown) => (error as PenumbraError).code === 'LOCKED',
-    );
-    if (!isLocked) return;
-    await lab.qmp('cont');
-  }
-}
-
 t.test('one paused guest, and every way in which a call can end', async (t) => {
   await using lab = await labGuest(t, { kernel: '6.1', load: 'idle' });
-  await stopBetweenUpdates(lab);
+  await stopBetweenUpdates(lab, async () => {
+    await using guest = await attach({ qmp: lab.socket });
+    await guest.processes();
+  });
   const before = await stateOf(lab);
   await using guest = await attach({ qmp: lab.socket, callTimeout: CALL_TIMEOUT_MS });
   const text = kernelText(guest.kernel);

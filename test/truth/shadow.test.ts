@@ -17,6 +17,7 @@ import { out } from '../../src/shadow/syscallArgument.js';
 import { syscallTable } from '../../src/shadow/syscallTable.js';
 import { cli } from '../lab/commandLine.js';
 import { labGuest, type TestGuest } from '../lab/driver.js';
+import { stopBetweenUpdates } from '../lab/pause.js';
 import { growth, manyRounds } from '../lab/rounds.js';
 import { processesBySelf, type SelfView } from '../lab/selfView.js';
 import { syscallMetadata } from '../lab/syscallMetadata.js';
@@ -241,7 +242,7 @@ async function leaveNoTrace(t: Test, lab: TestGuest, guest: Guest, commands: typ
     registers: await allRegisters(lab),
   });
   const resumes = () => lab.events.filter(({ event }) => event === 'RESUME').length;
-  await lab.qmp('stop');
+  await stopBetweenUpdates(lab, () => guest.processes());
   const before = await state();
   const resumed = resumes();
 
