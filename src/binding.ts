@@ -112,6 +112,8 @@ export interface NativeRecipe {
     page: number;
     bit: number;
     pageFlags: number;
+    locked: bigint;
+    upToDate: bigint;
   };
   signal?: { flags: number; flagsSet: bigint; pending: number; pendingSet: bigint; sleepStates: number };
   patches: { where: NativeLocation; width: number; keep: bigint; source: number; constant: bigint | number }[];

@@ -81,8 +81,9 @@ Recipe ReadRecipe(Napi::Object object) {
   recipe.harmless_readers = ReadList<CodeRange>(object, "harmlessReaders", ReadRange);
   if (Has(object, "pageWait")) {
     const Napi::Object wait = object.Get("pageWait").As<Napi::Object>();
-    recipe.page_wait = PageWait{Word(wait, "wakeFunction"), Word(wait, "function"), Word(wait, "flags"),
-                                Word(wait, "page"),         Word(wait, "bit"),      Word(wait, "pageFlags")};
+    recipe.page_wait =
+        PageWait{Word(wait, "wakeFunction"), Word(wait, "function"),  Word(wait, "flags"),  Word(wait, "page"),
+                 Word(wait, "bit"),          Word(wait, "pageFlags"), Word(wait, "locked"), Word(wait, "upToDate")};
   }
   if (Has(object, "signal")) {
     const Napi::Object signal = object.Get("signal").As<Napi::Object>();

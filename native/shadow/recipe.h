@@ -80,10 +80,11 @@ struct SignalRule {
 /// How a wait for a locked page is known, and ended: by the entry (struct wait_page_queue) that the waiter has on its
 /// stack for whoever unlocks the page.
 struct PageWait {
-  uint64_t wake_function = 0;        ///< what every such entry names as its function
-  uint64_t function = 0, flags = 0;  ///< offsets in the entry
-  uint64_t page = 0, bit = 0;        ///< what is waited for: offsets of a pointer and of a 32-bit number
-  uint64_t page_flags = 0;           ///< offset in a page
+  uint64_t wake_function = 0;           ///< what every such entry names as its function
+  uint64_t function = 0, flags = 0;     ///< offsets in the entry
+  uint64_t page = 0, bit = 0;           ///< what is waited for: offsets of a pointer and of a 32-bit number
+  uint64_t page_flags = 0;              ///< offset in a page
+  uint64_t locked = 0, up_to_date = 0;  ///< bits there, by number
 };
 
 /// From where the guest's time-stamp counter is told. What its clocksource said last is the counter itself, or through

@@ -241,14 +241,17 @@ bool Shadow::EndSleep(uint64_t state) {
   return true;
 }
 
-// The guest was stopped while it had a page of a file locked, which it never has for long where nothing is read from a
-// disk. Does what unlocking it does for whoever waits (mm/filemap.c, folio_unlock and wake_page_function). What is on
-// the stack may be left from an earlier wait: then the page is not locked.
+// The guest was stopped while it had a page of a file locked that holds what it should: not one that is still being
+// read from a disk, which is an error to whoever has waited for it. Does what unlocking it does for whoever waits
+// (mm/filemap.c, folio_unlock and wake_page_function). What is on the stack may be left from an earlier wait: then the
+// page is not locked.
 bool Shadow::UnlockPage(uint64_t stack) {
   if (!recipe_.page_wait || !OnStack(stack)) return false;
   const PageWait& wait = *recipe_.page_wait;
-  static constexpr uint64_t kLocked = 1;    // PG_locked is bit 0 (include/linux/page-flags.h)
   static constexpr uint32_t kWoken = 0x02;  // WQ_FLAG_WOKEN (include/linux/wait.h)
+  if (wait.locked >= 64 || wait.up_to_date >= 64) return false;
+  const uint64_t locked = uint64_t{1} << wait.locked;
+  const uint64_t locked_and_whole = locked | uint64_t{1} << wait.up_to_date;
   for (uint64_t at = stack & ~uint64_t{7}; at < context_->stack_top - kFrameBytes; at += 8) {
     uint64_t word = 0;
     if (Read(at, &word, sizeof word) != sizeof word) return false;
@@ -260,8 +263,8 @@ bool Shadow::UnlockPage(uint64_t stack) {
                        Read(entry + wait.bit, &bit, sizeof bit) == sizeof bit &&
                        Read(entry + wait.flags, &flags, sizeof flags) == sizeof flags &&
                        Read(page + wait.page_flags, &page_flags, sizeof page_flags) == sizeof page_flags;
-    if (!whole || bit != 0 || (page_flags & kLocked) == 0) continue;
-    page_flags &= ~kLocked;
+    if (!whole || bit != wait.locked || (page_flags & locked_and_whole) != locked_and_whole) continue;
+    page_flags &= ~locked;
     flags |= kWoken;
     return Write(page + wait.page_flags, &page_flags, sizeof page_flags) == sizeof page_flags &&
            Write(entry + wait.flags, &flags, sizeof flags) == sizeof flags;

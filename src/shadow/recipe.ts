@@ -156,9 +156,11 @@ function pageWaitRule(kernel: Kernel): NativeRecipe['pageWait'] {
   const [fn, flags, bit] = [member('wait.func'), member('wait.flags'), member('bit_nr')];
   const page = member('folio') ?? member('page'); // 5.16
   const pageFlags = kernel.offsetof('page.flags');
-  const lacking = fn === undefined || flags === undefined || bit === undefined || page === undefined;
-  if (wakeFunction === undefined || lacking || pageFlags === undefined) return undefined;
-  return { wakeFunction, function: fn, flags, page, bit, pageFlags };
+  const [locked, upToDate] = [kernel.enumerator('PG_locked'), kernel.enumerator('PG_uptodate')];
+  if (fn === undefined || flags === undefined || bit === undefined || page === undefined) return undefined;
+  if (wakeFunction === undefined || pageFlags === undefined) return undefined;
+  if (locked === undefined || upToDate === undefined) return undefined;
+  return { wakeFunction, function: fn, flags, page, bit, pageFlags, locked, upToDate };
 }
 
 const lockFunctions = [

@@ -215,14 +215,20 @@ async function readLockedPage(t: Test, lab: TestGuest, guest: Guest): Promise<vo
   const page = pages + (place.gpa >> 12n) * BigInt(kernel.sizeof('page') as number);
   const flags = page + BigInt(kernel.requireOffset('page.flags'));
 
-  await using shadow = await guest.shadow();
-  const fd = await shadow.syscall('openat', AT_FDCWD, path as string, 0);
-  const before = await shadow.read(flags, 8);
-  before[0] = (before[0] as number) | 1;
-  await shadow.write(flags, before);
-  const { value, arguments: passed } = await shadow.call('pread64', fd, out(4096), 4096, BigInt(`0x${offset}`));
+  const bit = (name: string): number => 1 << Number(kernel.enumerator(name));
+  const readWith = async (set: number, cleared: number) => {
+    await using shadow = await guest.shadow();
+    const fd = await shadow.syscall('openat', AT_FDCWD, path as string, 0);
+    const word = await shadow.read(flags, 8);
+    word[0] = ((word[0] as number) | set) & ~cleared;
+    await shadow.write(flags, word);
+    return await shadow.call('pread64', fd, out(4096), 4096, BigInt(`0x${offset}`));
+  };
+  const { value, arguments: passed } = await readWith(bit('PG_locked'), 0);
   t.equal(value, 4096n);
   t.same(passed[1]?.bytes, guest.memory(1).read(address, 4096));
+  const unread = await readWith(bit('PG_locked'), bit('PG_uptodate')).catch((error: unknown) => error);
+  t.match(unread, { code: 'WOULD_BLOCK' }, 'one that is still being read is not');
 }
 
 /** What the table says of the calls' arguments, against what the guest's kernel was compiled from. */
