@@ -16,7 +16,7 @@ struct EngineChoice {
 
 /// `memory` must outlive the engine; for kvm it is made with Touch::kAnyone. Throws Error UNSUPPORTED for a name that
 /// is not there, and what the engine's constructor throws.
-std::unique_ptr<Engine> MakeEngine(const EngineChoice& choice, const PrivateRam& memory);
+std::unique_ptr<Engine> MakeEngine(const EngineChoice& choice, PrivateRam& memory);
 
 }  // namespace penumbra
 

@@ -54,7 +54,7 @@ class KvmEngine::Running {
   KvmEngine* engine_;
 };
 
-KvmEngine::KvmEngine(const std::string& device, const PrivateRam& memory) : memory_(memory), device_(device) {
+KvmEngine::KvmEngine(const std::string& device, PrivateRam& memory) : memory_(memory), device_(device) {
   PrepareThreadKick();
   CreateMachine();
 }
@@ -90,20 +90,15 @@ void KvmEngine::Load(const CpuContext& context) {
 void KvmEngine::PlantTrap(TrapSite* site) {
   site->code = nullptr;
   const Translation translation = Translate(memory_.table(), space(), site->trap.address);
-  uint8_t guest;
-  if (!translation.mapped() || !memory_.live().Copy(translation.gpa, &guest, 1)) return;
+  if (!translation.mapped() || !memory_.live().Copy(translation.gpa, &site->original, 1)) return;
   site->code = memory_.table().At(translation.gpa, 1);
-  // The private copy may still have the HLT of the last Load().
-  site->original = *site->code == kHalt ? guest : *site->code;
+  TrapCode code{{kHalt}, 1};
   if (site->trap.returns) {
-    const TrapCode code = CodeThatReturns(*site->trap.returns);
+    const TrapCode returning = CodeThatReturns(*site->trap.returns);
     // Functions begin at multiples of 16: the code does not cross into another page, or the trap is asked instead.
-    if (code.size <= kPageSize - (translation.gpa & kPageMask)) {
-      std::memcpy(site->code, code.bytes.data(), code.size);
-      return;
-    }
+    if (returning.size <= kPageSize - (translation.gpa & kPageMask)) code = returning;
   }
-  *site->code = kHalt;
+  memory_.Overlay(translation.gpa, code.bytes.data(), code.size);
 }
 
 Outcome KvmEngine::Call(const CallRegisters& call, uint64_t return_address, uint64_t) {

@@ -24,7 +24,7 @@ class KvmEngine final : public Engine {
  public:
   /// Makes all of `memory`, which must outlive the engine, the machine's memory. Throws Error UNSUPPORTED, PERMISSION
   /// (see KvmDevice), ENGINE.
-  KvmEngine(const std::string& device, const PrivateRam& memory);
+  KvmEngine(const std::string& device, PrivateRam& memory);
   ~KvmEngine() override;
 
   const char* name() const override { return "kvm"; }
@@ -66,7 +66,7 @@ class KvmEngine final : public Engine {
   Outcome Fail(uint64_t error, uint64_t detail);
   AddressSpace space() const;
 
-  const PrivateRam& memory_;
+  PrivateRam& memory_;
   KvmDevice device_;
   std::optional<KvmVm> vm_;
   kvm_sregs pristine_{};

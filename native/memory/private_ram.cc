@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "error.h"
 #include "memory/pagemap.h"
@@ -80,9 +81,49 @@ void PrivateRam::CollectPrivatePages(size_t keep_limit) {
 
 void PrivateRam::Refresh() {
   for (const uint64_t gpa : private_pages_) {
-    std::memcpy(table_.At(gpa, kPageSize), ram_.At(gpa, kPageSize), kPageSize);
+    uint8_t* const own = table_.At(gpa, kPageSize);
+    const uint8_t* const guest = ram_.At(gpa, kPageSize);
+    if (StandsAsOverlaid(gpa, own, guest)) continue;
+    std::memcpy(own, guest, kPageSize);
+    overlays_.erase(gpa);
   }
   if (lazy_) lazy_->Refresh();
+}
+
+void PrivateRam::Overlay(uint64_t gpa, const uint8_t* bytes, size_t size) {
+  uint8_t* const own = table_.At(gpa, size);
+  const bool is_fork = std::any_of(forks_.begin(), forks_.end(),
+                                   [gpa](const Fork& fork) { return gpa - fork.gpa < fork.memory.size(); });
+  const size_t offset = gpa & kPageMask;
+  if (is_fork) {
+    std::vector<Patch>& patches = overlays_[gpa & ~kPageMask];
+    const auto place = std::find_if(patches.begin(), patches.end(),
+                                    [offset](const Patch& patch) { return patch.offset >= offset; });
+    const bool known = place != patches.end() && place->offset == offset;
+    Patch& patch = known ? *place : *patches.insert(place, Patch{});
+    patch.offset = offset;
+    patch.size = size;
+    std::memcpy(patch.guest.data(), ram_.At(gpa, size), size);
+    std::memcpy(patch.own.data(), bytes, size);
+  }
+  // Not where it is there already: an emulated processor would translate its code anew.
+  if (std::memcmp(own, bytes, size) != 0) std::memcpy(own, bytes, size);
+}
+
+bool PrivateRam::StandsAsOverlaid(uint64_t gpa, const uint8_t* own, const uint8_t* guest) const {
+  const auto overlaid = overlays_.find(gpa);
+  if (overlaid == overlays_.end()) return false;
+  size_t at = 0;
+  for (const Patch& patch : overlaid->second) {
+    if (patch.offset < at) return false;
+    if (std::memcmp(own + at, guest + at, patch.offset - at) != 0 ||
+        std::memcmp(guest + patch.offset, patch.guest.data(), patch.size) != 0 ||
+        std::memcmp(own + patch.offset, patch.own.data(), patch.size) != 0) {
+      return false;
+    }
+    at = patch.offset + patch.size;
+  }
+  return std::memcmp(own + at, guest + at, kPageSize - at) == 0;
 }
 
 uint64_t PrivateRam::CopyAll() {
@@ -99,6 +140,7 @@ uint64_t PrivateRam::CopyAll() {
 void PrivateRam::DropAll() {
   for (const Fork& fork : forks_) madvise(fork.memory.data(), fork.memory.size(), MADV_DONTNEED);
   private_pages_.clear();
+  overlays_.clear();
   if (lazy_) lazy_->DropAll();
 }
 

@@ -2,8 +2,10 @@
 #ifndef PENUMBRA_NATIVE_MEMORY_PRIVATE_RAM_H_
 #define PENUMBRA_NATIVE_MEMORY_PRIVATE_RAM_H_
 
+#include <array>
 #include <cstdint>
 #include <optional>
+#include <unordered_map>
 #include <vector>
 
 #include "memory/guest_ram.h"
@@ -40,6 +42,12 @@ class PrivateRam {
   /// Copies the guest's present content over every private page that CollectPrivatePages found.
   void Refresh();
 
+  /// Puts up to kMostOverlaid bytes, which lie within one page, over what the guest has at `gpa`. Refresh leaves the
+  /// page as it is where the guest's, and all of this one but what lies over it, have not changed: code that is copied
+  /// anew has to be translated anew by a processor that is emulated. Otherwise the overlays of that page are gone.
+  void Overlay(uint64_t gpa, const uint8_t* bytes, size_t size);
+  static constexpr size_t kMostOverlaid = 16;
+
   /// Makes every page private that holds anything, so that the guest may run on without changing what is seen here.
   /// Pages that the guest never wrote stay as they are: nothing in them means anything to its kernel. Returns the
   /// bytes copied. DropAll undoes it.
@@ -60,6 +68,16 @@ class PrivateRam {
     Mapping memory;
   };
 
+  /// What lies over some bytes of a page.
+  struct Patch {
+    size_t offset;
+    size_t size;
+    std::array<uint8_t, kMostOverlaid> guest;
+    std::array<uint8_t, kMostOverlaid> own;
+  };
+
+  bool StandsAsOverlaid(uint64_t gpa, const uint8_t* own, const uint8_t* guest) const;
+
   const GuestRam& ram_;
   std::vector<Fork> forks_;
   std::optional<LazyCopy> lazy_;
@@ -67,6 +85,7 @@ class PrivateRam {
   uint64_t scratch_gpa_;
   RegionTable table_;
   std::vector<uint64_t> private_pages_;
+  std::unordered_map<uint64_t, std::vector<Patch>> overlays_;  ///< by page, in the order of their offsets
   int pagemap_fd_;
 };
 

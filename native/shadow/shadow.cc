@@ -13,7 +13,9 @@ namespace penumbra {
 namespace {
 
 constexpr uint64_t kFrameBytes = RUNNER_PT_REGS_WORDS * 8;  // struct pt_regs
-constexpr uint64_t kForgetEvery = 16;
+constexpr uint64_t kForgetFirst = 16;  // shadows
+constexpr uint64_t kForgetLatest = 1024;
+constexpr size_t kMostReturn = 4;  // all but one in so many pages
 constexpr size_t kMostCallers = 24;
 constexpr uint64_t kSpinShare = 8;
 constexpr int kLongestBatch = 30;  // times that one call may take
@@ -36,7 +38,8 @@ Shadow::Shadow(const GuestRam& ram, Recipe recipe, uint64_t scratch_gpa, const E
       batch_run_(scratch_),
       engine_(MakeEngine(engine, memory_)),
       timer_(std::make_unique<CallTimer>(engine_.get(), batch_run_.calls())),
-      code_watch_(ram_, recipe_) {
+      code_watch_(ram_, recipe_),
+      forget_after_(kForgetFirst) {
   std::vector<Trap> traps;
   for (const TrapRule& rule : recipe_.traps) {
     const bool skipped = rule.kind == TrapRule::Kind::kSkip;
@@ -74,11 +77,19 @@ void Shadow::NoteCode() {
   }
 }
 
+// Now and then all private pages are given back: those that are still needed return with the next calls, the others
+// would be refreshed for nothing for ever. Where nearly all returned it is done half as often from then on.
 void Shadow::Collect() {
-  // Now and then all are given back: those that are still needed return with the next calls, the others would be
-  // refreshed for nothing for ever.
-  const bool forget = ++collections_ % kForgetEvery == 0;
-  memory_.CollectPrivatePages(forget ? 0 : options_.keep_pages);
+  const bool forgot = std::exchange(forgets_, ++collections_ >= forget_after_);
+  const size_t before = memory_.page_count();
+  memory_.CollectPrivatePages(forgets_ ? 0 : options_.keep_pages);
+  if (forgets_) {
+    forgotten_ = before;
+    collections_ = 0;
+  } else if (forgot) {
+    const bool in_vain = memory_.page_count() * kMostReturn >= forgotten_ * (kMostReturn - 1);
+    forget_after_ = in_vain ? std::min(forget_after_ * 2, kForgetLatest) : kForgetFirst;
+  }
 }
 
 const Context& Shadow::Load(const std::vector<VcpuState>& vcpus) {

@@ -209,6 +209,51 @@ TEST("private memory copied on touch, by a thread of its own") {
   close(ends[1]);
 }
 
+TEST("what lies over the guest's bytes stays until the page changes in any other way") {
+  const MadeRam ram(kRegions);
+  FillWithNumbers(ram);
+  const GuestRam guest(ram.Mapped());
+  PrivateRam copy(guest, kScratch, kPageSize);
+  Random random;
+  constexpr uint64_t kPages[] = {0x2000, 0x3000, 0x41000, 4 * kGiB};
+  constexpr uint64_t kOffsets[] = {0, 0x10, 0x123, kPageSize - 11};
+  const std::vector<uint8_t> code(11, 0xf4);
+  const auto put_over = [&] {
+    for (const uint64_t page : kPages) {
+      for (const uint64_t offset : kOffsets) copy.Overlay(page + offset, code.data(), 1 + offset % 11);
+    }
+  };
+  const auto is_over = [&](uint64_t at) {
+    return std::any_of(std::begin(kOffsets), std::end(kOffsets),
+                       [&](uint64_t offset) { return at - offset < 1 + offset % 11; });
+  };
+  for (int round = 0; round < 300; ++round) {
+    put_over();
+    copy.CollectPrivatePages(1000);
+    std::set<uint64_t> changed;
+    for (const uint64_t page : kPages) {
+      const uint64_t at = random.Below(kPageSize);
+      if (random.Chance(30)) {
+        ++ram.At(page)[at];
+        changed.insert(page);
+      }
+      if (random.Chance(30)) {
+        ++*copy.table().At(page + random.Below(kPageSize), 1);
+        changed.insert(page);
+      }
+    }
+    copy.Refresh();
+    for (const uint64_t page : kPages) {
+      const uint8_t* const own = copy.table().At(page, kPageSize);
+      for (uint64_t at = 0; at < kPageSize; ++at) {
+        const bool over = changed.count(page) == 0 && is_over(at);
+        if (own[at] != (over ? code[0] : ram.At(page)[at])) CHECK_EQUAL(at, page);
+      }
+    }
+    if (round % 50 == 0) copy.DropAll();
+  }
+}
+
 TEST("RAM that is unplugged in the middle") {
   MadeRam ram(kRegions);
   FillWithNumbers(ram);
