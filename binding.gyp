@@ -24,6 +24,18 @@
           "outputs": ["<(SHARED_INTERMEDIATE_DIR)/batch_runner_code.h"],
           "action": ["scripts/inshadow", "native/inshadow/batch_runner.c", "kBatchRunnerCode", "<@(_outputs)"],
         },
+        {
+          "action_name": "process_walk",
+          "inputs": [
+            "scripts/inshadow",
+            "native/inshadow/process_walk.c",
+            "native/inshadow/process_walk.h",
+            "native/inshadow/batch_runner.h",
+            "native/inshadow/flat.ld",
+          ],
+          "outputs": ["<(SHARED_INTERMEDIATE_DIR)/process_walk_code.h"],
+          "action": ["scripts/inshadow", "native/inshadow/process_walk.c", "kProcessWalkCode", "<@(_outputs)"],
+        },
       ],
       "defines": ["NAPI_VERSION=8", "NODE_ADDON_API_CPP_EXCEPTIONS"],
       "libraries": [

@@ -67,15 +67,20 @@ t.test('engines without a guest', async (t) => {
 });
 
 t.test('programs for the shadow are position independent and built the same every time', async (t) => {
-  const build = async (): Promise<string> => {
+  const build = async (name: string, constant: string): Promise<string> => {
     const header = join(temporaryFolder(t), 'header');
     // It links for two addresses and fails where the code differs.
-    await run('scripts/inshadow', ['native/inshadow/batch_runner.c', 'kBatchRunnerCode', header], { cwd: root });
+    await run('scripts/inshadow', [`native/inshadow/${name}.c`, constant, header], { cwd: root });
     return readFileSync(header, 'utf8');
   };
-  const built = await build();
-  t.equal(await build(), built);
-  t.equal(readFileSync(join(root, 'build/Release/obj/gen/batch_runner_code.h'), 'utf8'), built);
+  for (const [name, constant] of [
+    ['batch_runner', 'kBatchRunnerCode'],
+    ['process_walk', 'kProcessWalkCode'],
+  ] as const) {
+    const built = await build(name, constant);
+    t.equal(await build(name, constant), built);
+    t.equal(readFileSync(join(root, `build/Release/obj/gen/${name}_code.h`), 'utf8'), built);
+  }
 
   const folder = temporaryFolder(t);
   const script = join(root, 'scripts/inshadow');

@@ -6,6 +6,7 @@ import t, { type Test } from 'tap';
 import { addon, type NativeBatchResult, type NativeGuest } from '../src/binding.js';
 import { PenumbraError } from '../src/errors.js';
 import { attach, type Guest } from '../src/index.js';
+import { decodeRecords, processWalk, walkQuestion } from '../src/inspect/processWalk.js';
 import type { Kernel } from '../src/kernel/kernel.js';
 import { type BatchStep, decodeBatch, encodeBatch } from '../src/shadow/batch.js';
 import { CallError, worthAnotherStop } from '../src/shadow/failure.js';
@@ -28,9 +29,9 @@ const CALL_TIMEOUT_MS = 100;
 
 /**
  * Guest code that makes the batch runner's count of calls grow for ever: it returns to the runner's only page, two pages
- * below that of struct runner_state (native/shadow/scratch.h), where `calls` is at 0x140 (native/inshadow/batch_runner.h).
+ * below that of struct runner_state (native/shadow/scratch.h), where `calls` is at 0x148 (native/inshadow/batch_runner.h).
  */
-const FORGES_CALLS = 'mov rax, [rsp]; and rax, 0xfffffffffffff000; again: inc qword ptr [rax + 0x2140]; jmp again';
+const FORGES_CALLS = 'mov rax, [rsp]; and rax, 0xfffffffffffff000; again: inc qword ptr [rax + 0x2148]; jmp again';
 
 t.test('stubs are what their source says', async (t) => {
   for (const [name, stub] of Object.entries(stubs)) {
@@ -199,6 +200,28 @@ t.test('batches', async (t) => {
   });
 });
 
+t.test('what a walk over processes found', async (t) => {
+  const header = (...words: number[]) => Buffer.from(Uint32Array.from([...words, 0]).buffer);
+  const record = Buffer.concat([header(7, 3, 2, 1000, 100), Buffer.from('7 (a\0\0\0\0')]);
+  const found = { pid: 7, stat: Buffer.from('7 ('), owner: { uid: 1000, gid: 100 }, commandLine: Buffer.from('a\0') };
+  t.same(decodeRecords(Buffer.concat([record, record])), [found, found]);
+  t.same(decodeRecords(Buffer.alloc(0)), []);
+  const malformed = { code: 'CORRUPT', message: /list of processes is malformed/ };
+  t.throws(() => decodeRecords(record.subarray(0, 20)), malformed, 'half a header');
+  t.throws(() => decodeRecords(record.subarray(0, 28)), malformed, 'a record cut short');
+  t.throws(() => decodeRecords(Buffer.concat([header(7, 0xffffffff, 0xffffffff, 0, 0), record])), malformed);
+  fc.assert(
+    fc.property(fc.uint8Array({ maxLength: 200 }), (bytes) => {
+      try {
+        decodeRecords(Buffer.from(bytes));
+      } catch (error) {
+        if (!(error instanceof PenumbraError) || error.code !== 'CORRUPT') throw error;
+      }
+    }),
+    { numRuns: RUNS, seed: SEED },
+  );
+});
+
 t.test('which failures are worth another stop', async (t) => {
   const kernel = { symbolAt: () => undefined } as unknown as Kernel;
   const failure = (code: string, stopClass: 'user' | 'kernel') =>
@@ -323,6 +346,30 @@ t.test('one paused guest, and every way in which a call can end', async (t) => {
     );
   });
 
+  await t.test('a walk over processes that is told nonsense ends', async (t) => {
+    const walk = processWalk(guest.kernel)!;
+    const ask = (told: Buffer) => guest.ask(walkQuestion({ ...walk, told }));
+    t.same(
+      (await ask(walk.told))?.processes.map(({ pid }) => pid).sort((a, b) => a - b),
+      pids,
+    );
+    const ends: Record<string, number> = {};
+    for (const [at, word] of fc.sample(nonsense, { numRuns: STRAY_CALLS / 2, seed: SEED })) {
+      const told = Buffer.from(walk.told);
+      told.writeInt32LE(word, at);
+      const end = await ask(told).then(
+        (sample) => (sample === undefined ? 'none' : 'answer'),
+        (error: unknown) => (error instanceof PenumbraError ? error.code : String(error)),
+      );
+      ends[end] = (ends[end] ?? 0) + 1;
+    }
+    t.comment(`${JSON.stringify(ends)}`);
+    t.notOk(Object.keys(ends).some((end) => end.startsWith('Error') || end === 'INTERNAL' || end === 'ENGINE'));
+    t.ok((ends['none'] ?? 0) > 0);
+    t.ok((ends['GUEST_FAULT'] ?? 0) > 0);
+    t.same((await ask(walk.told))?.processes.length, pids.length);
+  });
+
   await t.test('a shadow that cannot be used any more says so', async (t) => {
     await using shadow = await guest.shadow();
     await t.rejects(shadow.callFunction('panic', 0n), { code: 'GUEST_BUG', call: 'function' });
@@ -410,6 +457,12 @@ async function readText(
   const read = list.readOnce(list.open(-100, Buffer.from(path), 0), 4096);
   return bytesOf((await shadow.batch(list.steps)) as Parameters<typeof bytesOf>[0], read)!.toString('latin1');
 }
+
+/** A member of struct process_walk (native/inshadow/process_walk.h) behind the addresses of functions, and its value. */
+const nonsense = fc.tuple(
+  fc.nat(9).map((member) => 40 + member * 4),
+  fc.oneof(fc.nat(4096), fc.integer(), fc.constantFrom(-1, 0, 2 ** 31 - 1)),
+);
 
 /** Any number with arguments that mean something now and then. */
 const strayCall = fc.record({

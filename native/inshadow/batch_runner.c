@@ -7,7 +7,7 @@
 /* The records of the encoded batch as in native/shadow/batch.h; native/shadow/batch_run.cc compares them. */
 enum { KIND_VALUE, KIND_IN, KIND_OUT, KIND_IN_OUT, KIND_RESULT };
 enum { LENGTH_IS_RESULT = 1 };
-enum { STEP_REPEAT = 1, STEP_FUNCTION = 2, STEP_DIRECT = 4 };
+enum { STEP_REPEAT = 1, STEP_FUNCTION = 2, STEP_DIRECT = 4, STEP_PROGRAM = 8 };
 
 struct argument {
   uint32_t kind, flags, size, payload;
@@ -101,6 +101,10 @@ static int64_t enter_kernel(struct runner_state *state, const struct call *call)
   uint64_t *frame = (uint64_t *)state->frame;
   state->calls++;
   state->slept = 0;
+  if (step->flags & STEP_PROGRAM) {
+    return (int64_t)((function)state->programs[step->target])(values[0], values[1], values[2], values[3], values[4],
+                                                              (uint64_t)state);
+  }
   if (step->flags & STEP_FUNCTION) {
     return (int64_t)((function)step->target)(values[0], values[1], values[2], values[3], values[4], values[5]);
   }
@@ -174,6 +178,11 @@ static void finish_step(struct runner_state *state, int64_t value) {
   state->total = 0;
 }
 
+/* The signal that ended a sleep is taken back by the kernel's own way out of a system call. Other calls do not have one. */
+static int left_signal(const struct runner_state *state, const struct step *step) {
+  return state->slept && (step->flags & (STEP_FUNCTION | STEP_DIRECT | STEP_PROGRAM));
+}
+
 /* A buffer that the next call writes to as well has to be taken out before. */
 static int is_reused(const struct call *call) {
   for (uint32_t i = 0; i < call->step->argument_count; i++) {
@@ -199,7 +208,7 @@ static enum runner_status run(struct runner_state *state) {
     if (!give_back(state, &call, value)) return RUNNER_TOO_LONG;
     const int ended = ends_step(state, call.step, value);
     if (ended) finish_step(state, (int64_t)state->total);
-    if (state->one_call || (!ended && is_reused(&call))) return RUNNER_CALLED;
+    if (state->one_call || left_signal(state, call.step) || (!ended && is_reused(&call))) return RUNNER_CALLED;
   }
   return RUNNER_DONE;
 }

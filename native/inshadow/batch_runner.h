@@ -10,13 +10,18 @@
 extern "C" {
 #endif
 
-enum runner_constant { RUNNER_MOST_ARGUMENTS = 6, RUNNER_PT_REGS_WORDS = 21, RUNNER_BUFFER_ALIGNMENT = 16 };
+enum runner_constant {
+  RUNNER_MOST_ARGUMENTS = 6,
+  RUNNER_PT_REGS_WORDS = 21,
+  RUNNER_BUFFER_ALIGNMENT = 16,
+  RUNNER_PROGRAMS = 1 /* that a step may have run in the place of a call */
+};
 
 /* Why the runner came back. */
 enum runner_status {
   RUNNER_INTERRUPTED = 0, /* it did not: the call of step `step` ended the run */
   RUNNER_DONE = 1,
-  RUNNER_CALLED = 2,  /* a call was made after which the host wants to look at what came of it */
+  RUNNER_CALLED = 2,  /* a call was made after which the host wants to look, or has something to undo */
   RUNNER_FULL = 3,    /* what came of the calls so far has to be taken out before the next one */
   RUNNER_TOO_LONG = 4 /* the guest says that it returned more bytes than its buffer holds */
 };
@@ -44,6 +49,7 @@ struct runner_state {
   uint64_t frame_template[RUNNER_PT_REGS_WORDS];
   uint64_t dispatch; /* do_syscall_64 */
   uint64_t syscall_table;
+  uint64_t programs[RUNNER_PROGRAMS]; /* where each is; it gets up to five arguments, and this structure as the sixth */
   uint32_t registers_first; /* dispatch takes (registers, number), not (number, registers) */
   uint32_t user_access;     /* user memory has to be opened by STAC */
   uint32_t one_call;        /* come back after each call */

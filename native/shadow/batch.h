@@ -43,6 +43,7 @@ struct StepRecord {
     kRepeat = 1,    ///< call again while it returns more than 0 and fewer than `limit` bytes came in all
     kFunction = 2,  ///< `target` is the address of a kernel function, not a syscall number
     kDirect = 4,    ///< call the syscall's handler without the kernel's entry and exit work
+    kProgram = 8,   ///< run program number `target` of native/inshadow with up to five arguments
   };
   uint64_t target;
   uint32_t flags;

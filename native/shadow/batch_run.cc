@@ -7,6 +7,8 @@
 
 #include "batch_runner_code.h"
 #include "error.h"
+#include "inshadow/process_walk.h"
+#include "process_walk_code.h"
 
 namespace penumbra {
 
@@ -21,7 +23,12 @@ constexpr uint64_t kCr4Smap = 1 << 21;
 constexpr uint64_t kGuard = 64;
 constexpr uint64_t kDataSize = Scratch::kDataSize - kGuard;
 
-static_assert(sizeof kBatchRunnerCode <= Scratch::kProgramSize);
+// One page each.
+constexpr uint64_t kProcessWalkOffset = Scratch::kProgramOffset + kPageSize;
+static_assert(sizeof kBatchRunnerCode <= kPageSize && sizeof kProcessWalkCode <= kPageSize);
+static_assert(kProcessWalkOffset + kPageSize <= Scratch::kProgramOffset + Scratch::kProgramSize);
+// What src/inspect/processWalk.ts believes of it.
+static_assert(sizeof(process_walk) == 80 && offsetof(process_walk, next) == 76 && sizeof(process_record) == 24);
 static_assert(sizeof(runner_state) <= Scratch::kStateSize);
 // What batch_runner.c believes of the encoded batch.
 static_assert(sizeof(ArgumentRecord) == 32 && offsetof(ArgumentRecord, value) == 16 &&
@@ -70,6 +77,10 @@ uint64_t MostGivenBack(const Batch& batch) {
 void RequireHandlers(const Batch& batch, const Recipe& recipe) {
   for (uint32_t i = 0; i < batch.step_count(); ++i) {
     const StepRecord& step = batch.steps()[i];
+    if ((step.flags & StepRecord::kProgram) != 0 &&
+        (step.target >= RUNNER_PROGRAMS || step.argument_count >= Batch::kMaxArguments)) {
+      throw Error("BAD_ARGUMENT", "no program " + std::to_string(step.target) + ", or too many arguments for it");
+    }
     const bool direct = (step.flags & (StepRecord::kDirect | StepRecord::kFunction)) == StepRecord::kDirect;
     if (direct && step.target >= recipe.syscall_count) {
       throw Error("BAD_ARGUMENT", "no handler for syscall " + std::to_string(step.target));
@@ -82,6 +93,7 @@ void RequireHandlers(const Batch& batch, const Recipe& recipe) {
 BatchRun::BatchRun(const Scratch& scratch)
     : scratch_(scratch), state_(reinterpret_cast<runner_state*>(scratch.At(Scratch::kStateOffset))) {
   std::memcpy(scratch.At(Scratch::kProgramOffset), kBatchRunnerCode, sizeof kBatchRunnerCode);
+  std::memcpy(scratch.At(kProcessWalkOffset), kProcessWalkCode, sizeof kProcessWalkCode);
 }
 
 void BatchRun::Start(const Batch& batch, const Recipe& recipe, const Context& context, uint64_t frame, bool one_call) {
@@ -107,6 +119,7 @@ void BatchRun::Start(const Batch& batch, const Recipe& recipe, const Context& co
   state.dispatch = recipe.syscall_dispatch;
   state.registers_first = recipe.registers_first ? 1 : 0;
   state.syscall_table = recipe.syscall_table;
+  state.programs[0] = window_ + kProcessWalkOffset;
   state.user_access = (context.cpu.cr4 & kCr4Smap) != 0 ? 1 : 0;
   state.one_call = one_call ? 1 : 0;
   state.step_count = batch.step_count();

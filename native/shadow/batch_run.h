@@ -12,12 +12,12 @@
 
 namespace penumbra {
 
-/// Has batches run by a program in the scratch memory: an engine that is entered once runs all the calls of a batch.
+/// Has batches run by programs in the scratch memory: an engine that is entered once runs all the calls of a batch.
 /// Use: Start, then call `entry` with `argument` until Continue says that it is enough, or Abandon when it does not
 /// return.
 class BatchRun {
  public:
-  /// Writes the program. `scratch` must outlive this.
+  /// Writes the programs. `scratch` must outlive this.
   explicit BatchRun(const Scratch& scratch);
 
   /// Puts a batch in place; the caller keeps it until the end. `frame` is the guest-virtual address of the calls'

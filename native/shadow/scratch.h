@@ -16,7 +16,7 @@ class Scratch {
  public:
   static constexpr uint64_t kUnit = 2 << 20;
   static constexpr uint64_t kCodeOffset = 8 * kPageSize;     ///< the recipe's code, executable
-  static constexpr uint64_t kProgramOffset = 9 * kPageSize;  ///< the batch runner, executable
+  static constexpr uint64_t kProgramOffset = 9 * kPageSize;  ///< the batch runner and what it runs, executable
   static constexpr uint64_t kProgramSize = 2 * kPageSize;
   static constexpr uint64_t kStateOffset = 11 * kPageSize;  ///< what runner and host tell each other
   static constexpr uint64_t kStateSize = kPageSize;

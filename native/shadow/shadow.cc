@@ -120,6 +120,7 @@ BatchResult Shadow::Run(const Batch& batch) {
   result.values.reserve(batch.step_count());
   do {
     const Outcome outcome = EnterProgram(limit);
+    if (batch_run_.slept()) TakeBackSignal();
     if (outcome.reason != StopReason::kReturned) {
       batch_run_.Abandon(&result);
       result.failure = Explain(outcome);

@@ -5,15 +5,9 @@ import { type StatOptions, statFile } from '../inspect/fileStatus.js';
 import { type FindOptions, type FindReport, findFiles } from '../inspect/findFiles.js';
 import { type DirectoryReport, type ListOptions, listDirectory } from '../inspect/listDirectory.js';
 import type { Question } from '../inspect/moment.js';
-import {
-  describeProcesses,
-  foresaw,
-  foreseenProcesses,
-  guessFrom,
-  type ProcessGuess,
-  type ProcessSample,
-  sampleProcesses,
-} from '../inspect/processes.js';
+import { describeProcesses, type ProcessSample } from '../inspect/processes.js';
+import { sampleProcessFiles } from '../inspect/processFiles.js';
+import { type ProcessWalk, processWalk, walkQuestion } from '../inspect/processWalk.js';
 import { readWholeFile } from '../inspect/readFile.js';
 import type { NamedFile, Process, SystemName } from '../inspect/records.js';
 import { uname } from '../inspect/uname.js';
@@ -85,10 +79,9 @@ export class Guest implements AsyncDisposable {
   readonly #engine: EngineChoice;
   readonly #steps: readonly Step[];
   readonly #borrowed: Borrowed & { comm: Buffer };
-  /** the processes there were the last time */
-  #guess: ProcessGuess | undefined;
-  /** whether the last guess was right, so that the next one is worth a stop without a second look */
-  #guessHolds = true;
+  /** how all processes are listed by one step, where that gives what this session is to see */
+  readonly #walk: ProcessWalk | undefined;
+  #hasListed = false;
   readonly kernel: Kernel;
 
   private constructor(
@@ -98,7 +91,9 @@ export class Guest implements AsyncDisposable {
     engine: EngineChoice,
     borrowed: Borrowed & { comm: Buffer },
     steps: readonly Step[],
+    walk: ProcessWalk | undefined,
   ) {
+    this.#walk = walk;
     this.#target = target;
     this.kernel = kernel;
     this.#session = session;
@@ -149,8 +144,9 @@ export class Guest implements AsyncDisposable {
     );
     // A failure shows again in the next use.
     target.onRamEvent = () => void session.followRam().catch(() => undefined);
+    const walk = walkFor(kernel, options);
     kernel.remember();
-    return new Guest(target, kernel, session, engine, borrowed, steps);
+    return new Guest(target, kernel, session, engine, borrowed, steps, walk);
   }
 
   get name(): string {
@@ -315,44 +311,24 @@ export class Guest implements AsyncDisposable {
     question: Question<Also>,
     job: (shadow: Shadow) => Promise<Also>,
   ): Promise<{ processes: Process[]; also: Also }> {
-    if (this.#guess === undefined) {
-      await this.rehearse(async (shadow) => {
-        this.#foresee(describeProcesses(await sampleProcesses(shadow, new Map())));
-        await job(shadow);
-      });
+    const walked = this.#walk && withSample(walkQuestion(this.#walk), question);
+    const byFiles = async (shadow: Shadow) => ({ sample: await sampleProcessFiles(shadow), also: await job(shadow) });
+    if (!this.#hasListed) {
+      this.#hasListed = true;
+      await this.rehearse(walked === undefined ? byFiles : (shadow) => rehearseQuestion(walked, shadow));
     }
-    const guess = this.#guess ?? new Map();
-    const { sample, also } =
-      (this.#guessHolds ? await this.#askForeseen(guess, question) : undefined) ??
-      (await this.use(async (shadow) => ({ sample: await sampleProcesses(shadow, guess), also: await job(shadow) })));
-    const processes = describeProcesses(sample);
-    this.#guessHolds = foresaw(guess, processes);
-    this.#foresee(processes);
-    return { processes, also };
+    const { sample, also } = (walked && (await this.#askOrNot(walked))) ?? (await this.use(byFiles));
+    return { processes: describeProcesses(sample), also };
   }
 
-  /** Undefined when the guess does not hold, or something is asked about that is not in the guest's memory. */
-  async #askForeseen<Also>(
-    guess: ProcessGuess,
-    question: Question<Also>,
-  ): Promise<{ sample: ProcessSample; also: Also } | undefined> {
+  /** Undefined also when something is asked about that is not in the guest's memory. */
+  async #askOrNot<Answer>(question: Question<Answer | undefined>): Promise<Answer | undefined> {
     try {
-      return await this.ask((list) => {
-        const readProcesses = foreseenProcesses(guess)(list);
-        const readAlso = question(list);
-        return (results) => {
-          const sample = readProcesses(results);
-          return sample && { sample, also: readAlso(results) };
-        };
-      });
+      return await this.ask(question);
     } catch (error) {
       if (error instanceof CallError) return undefined;
       throw error;
     }
-  }
-
-  #foresee(processes: readonly Process[]): void {
-    this.#guess = guessFrom(processes);
   }
 
   /** Detaches; the guest is left in the run state that was found. May be called twice. */
@@ -371,6 +347,32 @@ export class Guest implements AsyncDisposable {
  */
 function mayPass(error: unknown): boolean {
   return error instanceof PenumbraError && (error.code === 'NO_KERNEL' || error.code === 'NOT_MAPPED');
+}
+
+/** Two questions as one; no answer to the first is none to both. */
+function withSample<Also>(
+  sampleQuestion: Question<ProcessSample | undefined>,
+  question: Question<Also>,
+): Question<{ sample: ProcessSample; also: Also } | undefined> {
+  return (list) => {
+    const readSample = sampleQuestion(list);
+    const readAlso = question(list);
+    return (results) => {
+      const sample = readSample(results);
+      return sample && { sample, also: readAlso(results) };
+    };
+  };
+}
+
+async function rehearseQuestion(question: Question<unknown>, shadow: Shadow): Promise<void> {
+  const list = new StepList();
+  question(list);
+  await shadow.batch(list.steps, { mayBlock: true });
+}
+
+/** The walk sees all processes there are, and counts as one call: not for who asked for the view or the limits of another. */
+function walkFor(kernel: Kernel, { as = 1, instructionLimit = 0 }: AttachOptions): ProcessWalk | undefined {
+  return as === 1 && instructionLimit === 0 ? processWalk(kernel) : undefined;
 }
 
 function findBorrowed(kernel: Kernel, pid: number): Borrowed & { comm: Buffer } {

@@ -11,7 +11,7 @@ const stepWords = 6;
 const argumentWords = 8;
 const fixupWords = 2;
 
-const StepFlag = { repeat: 1, function: 2, direct: 4 } as const;
+const StepFlag = { repeat: 1, function: 2, direct: 4, program: 8 } as const;
 const ArgumentFlag = { lengthIsResult: 1 } as const;
 
 export interface BatchArgument extends NativeArgument {
@@ -19,13 +19,13 @@ export interface BatchArgument extends NativeArgument {
   lengthIsResult?: boolean;
 }
 
-/** A syscall by number, or a kernel function by address. */
+/** A syscall by number, a kernel function by address, or a program of native/inshadow by its number. */
 export interface BatchStep extends Omit<NativeStep, 'args' | 'nr'> {
   nr: number | bigint;
   args: BatchArgument[];
   /** repeat while the call returns more than 0 and fewer than this many bytes came in all */
   repeatUntil?: number;
-  kind?: 'syscall' | 'direct' | 'function';
+  kind?: 'syscall' | 'direct' | 'function' | 'program';
 }
 
 export function encodeBatch(steps: readonly BatchStep[]): Buffer {
@@ -58,7 +58,8 @@ export function encodeBatch(steps: readonly BatchStep[]): Buffer {
     words[at + 2] =
       (step.repeatUntil === undefined ? 0 : StepFlag.repeat) |
       (step.kind === 'function' ? StepFlag.function : 0) |
-      (step.kind === 'direct' ? StepFlag.direct : 0);
+      (step.kind === 'direct' ? StepFlag.direct : 0) |
+      (step.kind === 'program' ? StepFlag.program : 0);
     words[at + 3] = step.args.length;
     words[at + 4] = argument;
     words[at + 5] = step.repeatUntil ?? 0;

@@ -5,14 +5,14 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { attach } from '../../src/index.js';
-import { listProcesses } from '../../src/inspect/processes.js';
+import { sampleProcessFiles } from '../../src/inspect/processFiles.js';
 
 const [socket, listings] = process.argv.slice(2) as [string, string];
 const guest = await attach({ qmp: socket });
 process.stdout.write('attached\n');
 for (;;) {
   await guest.use(async (shadow) => {
-    for (let count = Number(listings); count > 0; count -= 1) await listProcesses(shadow);
+    for (let count = Number(listings); count > 0; count -= 1) await sampleProcessFiles(shadow);
   });
   await sleep(3);
 }

@@ -4,7 +4,9 @@ import t, { type Test } from 'tap';
 import { attach, type Guest } from '../../src/index.js';
 import { findFiles } from '../../src/inspect/findFiles.js';
 import { listDirectory } from '../../src/inspect/listDirectory.js';
-import { describeProcesses, guessFrom, type ProcessGuess, sampleProcesses } from '../../src/inspect/processes.js';
+import { describeProcesses, type ProcessSample } from '../../src/inspect/processes.js';
+import { sampleProcessFiles } from '../../src/inspect/processFiles.js';
+import { processWalk, walkQuestion } from '../../src/inspect/processWalk.js';
 import { readWholeFile } from '../../src/inspect/readFile.js';
 import type { Process } from '../../src/inspect/records.js';
 import { uname } from '../../src/inspect/uname.js';
@@ -13,6 +15,8 @@ import { type Task, Tasks } from '../../src/kernel/tasks.js';
 import type { LabSpec } from '../../src/lab/index.js';
 import { compareMetadata } from '../../src/shadow/compareMetadata.js';
 import { AT_FDCWD } from '../../src/shadow/constants.js';
+import type { Shadow } from '../../src/shadow/shadow.js';
+import { StepList } from '../../src/shadow/stepList.js';
 import { out } from '../../src/shadow/syscallArgument.js';
 import { syscallTable } from '../../src/shadow/syscallTable.js';
 import { cli } from '../lab/commandLine.js';
@@ -255,7 +259,7 @@ async function leaveNoTrace(t: Test, lab: TestGuest, guest: Guest, commands: typ
   const { calls } = await guest.statistics();
   const { stops } = guest.counts;
   await askEverything(t, guest);
-  t.ok((await guest.statistics()).calls > calls + 500, 'calls were executed');
+  t.ok((await guest.statistics()).calls > calls + 100, 'calls were executed');
   t.ok(guest.counts.stops >= stops + 6);
   t.same(await state(), before, 'RAM and registers are unchanged');
   await guest.close();
@@ -299,7 +303,7 @@ async function askEverything(t: Test, guest: Guest): Promise<void> {
   });
 }
 
-/** A listing is asked for as the last one foresees it: processes that come, go, or have long command lines. */
+/** Processes that come, go, or have long command lines. */
 async function surprise(t: Test, lab: TestGuest, guest: Guest): Promise<void> {
   const look = async (pid: number): Promise<number[] | undefined> => {
     const process = (await guest.processes()).find((process) => process.pid === pid);
@@ -309,7 +313,7 @@ async function surprise(t: Test, lab: TestGuest, guest: Guest): Promise<void> {
   const talker = `sh -c 'sleep 1000; :' $(yes 12345678 | head -n 600) > /dev/null &`;
   const pid = Number(await lab.text(`${talker} until grep -q 12345678 /proc/$!/cmdline; do :; done; echo $!`));
   const lengths = ['sh', '-c', 'sleep 1000; :'].map((arg) => arg.length).concat(Array(600).fill(8));
-  for (const when of ['not foreseen', 'foreseen', 'foreseen once more']) t.same(await look(pid), lengths, when);
+  for (const when of ['when it is new', 'once more']) t.same(await look(pid), lengths, when);
   await lab.text(`kill ${pid}; while grep -q 12345678 /proc/${pid}/cmdline; do :; done 2> /dev/null`);
   t.notOk((await look(pid))?.length, 'at most a zombie is left');
 }
@@ -322,18 +326,16 @@ async function compareStops(t: Test, spec: Partial<LabSpec>): Promise<void> {
   const complaintsBefore = await complaints();
   const tasks = new Tasks(guest.kernel);
   const { counts } = guest;
-  let guess: ProcessGuess = new Map();
   let unwalkable = 0;
   let betwixt = 0;
   const standstill: number[] = [];
   const differences: string[] = [];
   for (let stop = 0; stop < STOPS; stop += 1) {
     const { sample, raw } = await guest.use(async (shadow) => ({
-      sample: await sampleProcesses(shadow, guess),
+      sample: await sampleBothWays(t, guest.kernel, shadow),
       raw: walk(tasks, guest.kernel),
     }));
     const processes = describeProcesses(sample);
-    guess = guessFrom(processes);
     standstill.push(counts.lastStandstill);
     if (raw === undefined) unwalkable += 1;
     else differences.push(...compareWithWalk(processes, raw).map((difference) => `stop ${stop}: ${difference}`));
@@ -354,6 +356,26 @@ async function compareStops(t: Test, spec: Partial<LabSpec>): Promise<void> {
   t.ok(counts.retries <= counts.stops * RETRY_SHARE + RETRIES_BY_CHANCE, `${percent} % of the stops in vain`);
   if (lab.spec.vcpus === 1) await t.test('moments that are chosen', (t) => chooseMoments(t, guest));
   t.equal(await complaints(), complaintsBefore, "the guest's kernel does not complain");
+}
+
+/** The walk inside the shadow and the files of /proc say the same of the same instant. */
+async function sampleBothWays(t: Test, kernel: Kernel, shadow: Shadow): Promise<ProcessSample> {
+  const byFiles = await sampleProcessFiles(shadow);
+  const walk = processWalk(kernel);
+  if (walk === undefined) throw new Error(`kernel ${kernel.release} has no walk`);
+  const list = new StepList();
+  const read = walkQuestion(walk)(list);
+  const byWalk = read(await shadow.batch(list.steps, { mayBlock: true }));
+  // Not where a command line is behind a lock that the guest holds.
+  if (byWalk !== undefined) t.same(printable(byWalk), printable(byFiles));
+  return byWalk ?? byFiles;
+}
+
+/** Kernel threads have an owner and a command line or not: either means the same. */
+function printable({ processes }: ProcessSample): object[] {
+  return processes.map(({ pid, stat, owner = { uid: 0, gid: 0 }, commandLine = Buffer.alloc(0) }) => ({
+    ...{ pid, owner, stat: stat.toString('latin1'), commandLine: commandLine.toString('latin1') },
+  }));
 }
 
 /** A shadow that stays open is not of a moment in the middle of kernel code, where such a guest is nine times in ten. */
