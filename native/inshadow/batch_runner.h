@@ -50,9 +50,9 @@ struct runner_state {
   uint64_t dispatch; /* do_syscall_64 */
   uint64_t syscall_table;
   uint64_t programs[RUNNER_PROGRAMS]; /* where each is; it gets up to five arguments, and this structure as the sixth */
-  uint32_t registers_first; /* dispatch takes (registers, number), not (number, registers) */
-  uint32_t user_access;     /* user memory has to be opened by STAC */
-  uint32_t one_call;        /* come back after each call */
+  uint32_t registers_first;           /* dispatch takes (registers, number), not (number, registers) */
+  uint32_t user_access;               /* user memory has to be opened by STAC */
+  uint32_t one_call;                  /* come back after each call */
   uint32_t step_count;
 
   /* How far it is. */

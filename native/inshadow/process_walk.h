@@ -26,7 +26,7 @@ struct process_walk {
   int32_t inode_pid;   /* from an inode of /proc to the struct pid * that it is about; may be negative */
   int32_t inode_superblock;
   int32_t superblock_magic;
-  uint32_t process_type; /* PIDTYPE_TGID */
+  uint32_t process_type;  /* PIDTYPE_TGID */
   uint32_t kernel_thread; /* PF_KTHREAD */
   int32_t next;           /* the lowest number not looked at yet */
 };
@@ -41,8 +41,8 @@ struct process_record {
 };
 
 enum {
-  PROCESS_WALK_STAT = 1024,           /* a stat file is shorter */
-  PROCESS_WALK_COMMAND = 2 << 20,     /* so is a command line */
+  PROCESS_WALK_STAT = 1024,            /* a stat file is shorter */
+  PROCESS_WALK_COMMAND = 2 << 20,      /* so is a command line */
   PROCESS_WALK_ROOM = (2 << 20) + 2048 /* what one process may need */
 };
 

@@ -97,8 +97,8 @@ void PrivateRam::Overlay(uint64_t gpa, const uint8_t* bytes, size_t size) {
   const size_t offset = gpa & kPageMask;
   if (is_fork) {
     std::vector<Patch>& patches = overlays_[gpa & ~kPageMask];
-    const auto place = std::find_if(patches.begin(), patches.end(),
-                                    [offset](const Patch& patch) { return patch.offset >= offset; });
+    const auto place =
+        std::find_if(patches.begin(), patches.end(), [offset](const Patch& patch) { return patch.offset >= offset; });
     const bool known = place != patches.end() && place->offset == offset;
     Patch& patch = known ? *place : *patches.insert(place, Patch{});
     patch.offset = offset;

@@ -123,11 +123,11 @@ class Shadow final : public TrapHandler {
   std::vector<uint64_t> written_;  ///< pages written to by Write since the last Refresh
   std::optional<Context> context_;
   std::optional<Context> failed_;  ///< the context of a call that failed
-  uint64_t collections_ = 0;  ///< since private pages were given back
-  uint64_t forget_after_;     ///< so many of them
-  size_t forgotten_ = 0;      ///< pages given back the last time
-  bool forgets_ = false;      ///< they were given back by the last collection
-  uint64_t state_before_ = 0;  ///< the borrowed task's state, to be restored after a sleep that was ended
+  uint64_t collections_ = 0;       ///< since private pages were given back
+  uint64_t forget_after_;          ///< so many of them
+  size_t forgotten_ = 0;           ///< pages given back the last time
+  bool forgets_ = false;           ///< they were given back by the last collection
+  uint64_t state_before_ = 0;      ///< the borrowed task's state, to be restored after a sleep that was ended
 };
 
 }  // namespace penumbra

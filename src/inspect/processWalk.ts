@@ -51,8 +51,10 @@ export function processWalk(kernel: Kernel): ProcessWalk | undefined {
   if (![...found, namespace].every(isDefined) || !words.every(isDefined)) return undefined;
   const [find, task, read, owner, fget, fput] = found as [bigint, bigint, bigint, bigint, bigint, bigint];
   const told = Buffer.alloc(walkSize);
-  [find, task, read, owner, namespace as bigint].forEach((word, index) => told.writeBigUInt64LE(word, index * 8));
-  (words as number[]).forEach((word, index) => told.writeInt32LE(word, firstWord + index * 4));
+  for (const [index, address] of [find, task, read, owner, namespace as bigint].entries()) {
+    told.writeBigUInt64LE(address, index * 8);
+  }
+  for (const [index, word] of (words as number[]).entries()) told.writeInt32LE(word, firstWord + index * 4);
   return { told, fget, fput };
 }
 
