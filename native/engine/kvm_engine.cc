@@ -5,9 +5,9 @@
 
 #include "engine/cmpxchg16b.h"
 #include "engine/kvm_state.h"
-#include "engine/thread_kick.h"
 #include "engine/trap_code.h"
 #include "memory/page_walk.h"
+#include "process/thread_kick.h"
 
 namespace penumbra {
 
@@ -55,7 +55,7 @@ class KvmEngine::Running {
 };
 
 KvmEngine::KvmEngine(const std::string& device, PrivateRam& memory) : memory_(memory), device_(device) {
-  PrepareThreadKick();
+  PrepareThreadKick(AfterKick::kRestart);
   CreateMachine();
 }
 
@@ -102,7 +102,7 @@ void KvmEngine::PlantTrap(TrapSite* site) {
 }
 
 Outcome KvmEngine::Call(const CallRegisters& call, uint64_t return_address, uint64_t) {
-  AcceptThreadKick();
+  AcceptThreadKick(AfterKick::kRestart);
   const Running running(this);
   given_up_ = true;
   vm_->registers() = RegistersOf(call);
@@ -125,7 +125,7 @@ void KvmEngine::Interrupt() {
   interrupted_ = true;
   // In this order: a run that begins after the flag ends at once, one that began before is reached by the signal.
   vm_->SetImmediateExit(true);
-  KickThread(*running_);
+  KickThread(*running_, AfterKick::kRestart);
 }
 
 std::optional<Outcome> KvmEngine::HandleExit(uint64_t return_address) {

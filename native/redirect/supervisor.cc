@@ -12,6 +12,7 @@
 #include <cstring>
 
 #include "error.h"
+#include "process/bell.h"
 #include "redirect/filter.h"
 
 namespace penumbra {
@@ -21,6 +22,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr size_t kMostLines = 40;
+constexpr double kLongestBudget = 1e9;  // ms
 
 double Milliseconds(Clock::duration duration) { return std::chrono::duration<double, std::milli>(duration).count(); }
 
@@ -28,6 +30,17 @@ double Milliseconds(Clock::duration duration) { return std::chrono::duration<dou
 bool MayChangeInherited(uint32_t number) {
   return number == SYS_chdir || number == SYS_fchdir || number == SYS_execve || number == SYS_execveat ||
          number == SYS_rt_sigaction;
+}
+
+/// Rings when the launcher has something to say, or at a time. None where it cannot be had: everything is looked at
+/// before each call then.
+void HangBell(int control, Clock::time_point when, std::optional<Bell>* bell) {
+  bell->reset();
+  try {
+    bell->emplace(control, when);
+  } catch (const std::exception&) {
+    bell->reset();
+  }
 }
 
 /// Keeps this thread, and the processes it starts, on one CPU: handing a call over then costs a fifth.
@@ -94,21 +107,35 @@ RunReport Supervisor::Run(const LaunchRequest& request, std::shared_ptr<RunInter
 void Supervisor::Loop(LaunchedTool* tool, const Standstill& standstill) {
   const Clock::time_point begin = Clock::now();
   bool stands = standstill.budget_ms > 0;
+  const auto budget = std::chrono::duration_cast<Clock::duration>(
+      std::chrono::duration<double, std::milli>(std::min(standstill.budget_ms, kLongestBudget)));
+  std::optional<Bell> bell;
+  HangBell(tool->control(), stands ? begin + budget : Clock::time_point::max(), &bell);
   pollfd watched[] = {{tool->listener(), POLLIN, 0}, {tool->control(), POLLIN, 0}};
   while (!ending_) {
+    // One call after the other is taken up without looking at anything else, until there is something else.
+    if (bell && bell->BeginWait()) {
+      const bool is_call = Receive();
+      bell->EndWait();
+      if (is_call) {
+        Serve();
+        continue;
+      }
+    }
     int limit = -1;
     if (stands) {
       const double left = standstill.budget_ms - Milliseconds(Clock::now() - begin);
       if (left <= 0) {
         stands = false;
         Release(standstill);
+        HangBell(tool->control(), Clock::time_point::max(), &bell);
         continue;
       }
       limit = static_cast<int>(left) + 1;
     }
     if (poll(watched, 2, limit) < 0 && errno != EINTR) throw SystemError("INTERNAL", "poll");
     if ((watched[0].revents & POLLIN) != 0) {
-      Serve(tool->listener());
+      if (Receive()) Serve();
       continue;
     }
     if (watched[1].revents != 0) {
@@ -135,10 +162,13 @@ void Supervisor::Release(const Standstill& standstill) {
   Say(line);
 }
 
-void Supervisor::Serve(int listener) {
+bool Supervisor::Receive() {
   std::fill(notification_.begin(), notification_.end(), 0);
-  seccomp_notif* notification = reinterpret_cast<seccomp_notif*>(notification_.data());
-  if (ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, notification) != 0) return;
+  return ioctl(listener_, SECCOMP_IOCTL_NOTIF_RECV, notification_.data()) == 0;
+}
+
+void Supervisor::Serve() {
+  const seccomp_notif* notification = reinterpret_cast<const seccomp_notif*>(notification_.data());
   const Clock::time_point begin = Clock::now();
   ++report_.notifications;
   ToolCall call = {};
@@ -154,7 +184,7 @@ void Supervisor::Serve(int listener) {
   }
   if (!moved_.empty()) EndMovesOf(call.thread);
   const Answer answer = call.process == nullptr ? Answer::Error(EPERM) : Decide(call);
-  Send(listener, call, answer);
+  Send(call, answer);
   Tidy();
   report_.handling_ms += Milliseconds(Clock::now() - begin);
 }
@@ -215,7 +245,7 @@ bool Supervisor::MeetsCondition(const ToolCall& call) const {
   return std::find(first, first + rule.condition_count, value) != first + rule.condition_count;
 }
 
-void Supervisor::Send(int listener, const ToolCall& call, const Answer& answer) {
+void Supervisor::Send(const ToolCall& call, const Answer& answer) {
   if (answer.kind == Answer::kSent) return;
   seccomp_notif_resp response = {};
   response.id = call.id;
@@ -228,7 +258,7 @@ void Supervisor::Send(int listener, const ToolCall& call, const Answer& answer) 
     response.val = answer.value;
   }
   // Fails when the caller was ended meanwhile: then nobody waits for the answer.
-  ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &response);
+  ioctl(listener_, SECCOMP_IOCTL_NOTIF_SEND, &response);
 }
 
 void Supervisor::Tidy() {

@@ -193,8 +193,11 @@ class Supervisor {
  private:
   void Loop(LaunchedTool* tool, const Standstill& standstill);
   void Release(const Standstill& standstill);
-  void Serve(int listener);
-  void Send(int listener, const ToolCall& call, const Answer& answer);
+  /// Waits for a call of the tool. False when there is none after all: its caller was ended, or a signal came.
+  bool Receive();
+  /// Answers the call that was received.
+  void Serve();
+  void Send(const ToolCall& call, const Answer& answer);
   bool MeetsCondition(const ToolCall& call) const;
   /// Learns of the program that makes the call, unless it is known. False: there is nobody to be answered.
   bool KnowsProgram(const ToolCall& call);
