@@ -28,6 +28,7 @@ const IDLE_CALLS = 100_000;
 const IDLE_CALL = 186;
 const IDLE_TARGET_US = 3;
 const bareSource = fileURLToPath(new URL('../../../bench/host/notification.c', import.meta.url));
+const callsSource = fileURLToPath(new URL('../../../bench/host/calls.c', import.meta.url));
 
 /** Programs of the host that have to be there. */
 export const TOOLS: readonly string[] = [...COMMANDS.map(([line]) => line.split(' ')[0] as string), 'sh', 'date'];
@@ -71,7 +72,8 @@ export async function measureRedirection(spec: Partial<LabSpec>, report: Report,
     report.ratio('ratio', total, inGuest, target);
     if (exits > 0) await addExits(report, exits, total, inGuest);
   }
-  if (hostProgram('perl') !== undefined) await measureHandingOver(guest, report, count);
+  // None is in the nested lab.
+  if (hostProgram('gcc') !== undefined) await measureHandingOver(guest, report, count);
 }
 
 /** In the nested lab an exit costs many times what it does on a processor: what the latter would make of the time. */
@@ -89,14 +91,15 @@ async function addExits(report: Report, exits: number, total: Summary, inGuest: 
 /** What a call costs that needs nothing of the shadow: two changes of the process, and a decision. */
 async function measureHandingOver(guest: Guest, report: Report, rounds: number): Promise<void> {
   report.suite('penumbra run, a call that is answered at once');
-  const time = async (program: string): Promise<number> =>
-    (await redirected(guest, ['perl', '-e', program])).milliseconds.total;
-  const start = summarise(await repeat(rounds, () => time('1'))).minimum;
-  const calls = await repeat(rounds, () => time(`syscall(${IDLE_CALL}) for 1..${IDLE_CALLS}`));
-  const each = summarise(calls.map((milliseconds) => ((milliseconds - start) / IDLE_CALLS) * 1000));
+  const each = await withCompiled(callsSource, [], async (program) => {
+    const time = async (count: number): Promise<number> =>
+      (await redirected(guest, [program, String(count), String(IDLE_CALL)])).milliseconds.total;
+    const start = summarise(await repeat(rounds, () => time(1))).minimum;
+    const calls = await repeat(rounds, () => time(IDLE_CALLS));
+    return summarise(calls.map((milliseconds) => ((milliseconds - start) / IDLE_CALLS) * 1000));
+  });
   report.add('from the call to the next one', 'us', each, IDLE_TARGET_US);
-  const bare = await bareNotifications();
-  if (bare !== undefined) report.add("of it the host's kernel: as long takes a few lines of C", 'us', bare);
+  report.add("of it the host's kernel: as long takes a few lines of C", 'us', await bareNotifications());
   const perSecond = (us: number): number => 1e6 / us;
   report.add('calls per second', 'count', {
     median: perSecond(each.median),
@@ -105,9 +108,8 @@ async function measureHandingOver(guest: Guest, report: Report, rounds: number):
   });
 }
 
-/** us; none where there is no compiler, as in the nested lab. */
-async function bareNotifications(): Promise<Summary | undefined> {
-  if (hostProgram('gcc') === undefined) return undefined;
+/** us */
+async function bareNotifications(): Promise<Summary> {
   return withCompiled(bareSource, [], async (program) => {
     const { stdout } = await promisify(execFile)(program, []);
     return summarise(
