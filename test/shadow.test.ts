@@ -6,7 +6,7 @@ import t, { type Test } from 'tap';
 import { addon, type NativeBatchResult, type NativeGuest } from '../src/binding.js';
 import { PenumbraError } from '../src/errors.js';
 import { attach, type Guest } from '../src/index.js';
-import { decodeRecords, processWalk, walkQuestion } from '../src/inspect/processWalk.js';
+import { decodeRecords, processWalk, roomForOne, walkQuestion } from '../src/inspect/processWalk.js';
 import type { Kernel } from '../src/kernel/kernel.js';
 import { type BatchStep, decodeBatch, encodeBatch } from '../src/shadow/batch.js';
 import { CallError, worthAnotherStop } from '../src/shadow/failure.js';
@@ -344,6 +344,13 @@ t.test('one paused guest, and every way in which a call can end', async (t) => {
       (await guest.processes()).map(({ pid }) => pid),
       pids,
     );
+  });
+
+  await t.test('a walk over processes that hands them over a few at a time', async (t) => {
+    const walk = processWalk(guest.kernel)!;
+    const all = await guest.ask(walkQuestion(walk));
+    t.same(await guest.ask(walkQuestion(walk, roomForOne + 500)), all);
+    t.same((await guest.ask(walkQuestion(walk, roomForOne - 1)))?.processes, [], 'no room');
   });
 
   await t.test('a walk over processes that is told nonsense ends', async (t) => {

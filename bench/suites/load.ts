@@ -6,7 +6,7 @@ import { StepList } from '../../src/shadow/stepList.js';
 import type { Report } from '../report.js';
 import { repeat, summarise } from '../statistics.js';
 
-/** rounds after which native/shadow/shadow.cc gives back all private pages */
+/** rounds after which native/shadow/shadow.cc first gives back all private pages */
 const FORGOTTEN_AFTER = 16;
 const PAUSE_MS = 3;
 

@@ -44,8 +44,9 @@ Clock::duration GuestState::Leave() {
     return *stood;
   }
   left.NoteCode();
-  Resume();
+  // Until it is let go: when this thread has a processor again the guest may have run for a while.
   const Clock::duration standstill = Clock::now() - stopped_at;
+  Resume();
   left.Collect();
   return standstill;
 }
@@ -53,8 +54,9 @@ Clock::duration GuestState::Leave() {
 uint64_t GuestState::LetGo() {
   const uint64_t copied = RequireShadow().CopyMemory();
   RequireShadow().NoteCode();
+  const Clock::duration standstill = Clock::now() - stopped_at;
   Resume();
-  let_go = Clock::now() - stopped_at;
+  let_go = standstill;
   return copied;
 }
 

@@ -28,7 +28,7 @@ constexpr Requirement kRequirements[] = {
     {KVM_CAP_VCPU_EVENTS, 0, "clearing pending exceptions"},
     {KVM_CAP_SET_GUEST_DEBUG, 0, "single steps"},
     {KVM_CAP_IMMEDIATE_EXIT, 0, "ending a run"},
-    {KVM_CAP_SYNC_REGS, KVM_SYNC_X86_REGS, "shared registers"},
+    {KVM_CAP_SYNC_REGS, KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS, "shared registers"},
 };
 
 int OpenDevice(const std::string& path) {

@@ -95,7 +95,8 @@ kvm_sregs KvmVm::GetSystemRegisters() const {
 }
 
 void KvmVm::SetSystemRegisters(const kvm_sregs& registers) {
-  Control(vcpu_.get(), KVM_SET_SREGS, &registers, "cannot set the guest's system registers");
+  run_->s.regs.sregs = registers;
+  run_->kvm_dirty_regs |= KVM_SYNC_X86_SREGS;
 }
 
 bool KvmVm::SetXcr0(uint64_t value) {

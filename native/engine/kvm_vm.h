@@ -39,9 +39,11 @@ class KvmVm {
   /// While set, Run() completes what the last one left to do and returns EINTR. Any thread may call it.
   void SetImmediateExit(bool value) { __atomic_store_n(&run_->immediate_exit, value ? 1 : 0, __ATOMIC_SEQ_CST); }
 
+  /// Counts from the next Run(), which returns EINVAL when KVM refuses them.
+  void SetSystemRegisters(const kvm_sregs& registers);
+
   /// All of these throw Error ENGINE when KVM refuses.
   kvm_sregs GetSystemRegisters() const;
-  void SetSystemRegisters(const kvm_sregs& registers);
   /// Forgets exceptions that were about to be delivered when a run was given up.
   void ClearEvents();
   void SetSingleStep(bool on);

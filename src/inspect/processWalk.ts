@@ -12,8 +12,9 @@ const walkSize = 80;
 const firstWord = 40;
 const headerSize = 24;
 const program = 0;
-/** Of which a process may need 2 MiB. */
-const roomForRecords = 6 << 20;
+/** What one process may need, PROCESS_WALK_ROOM. */
+export const roomForOne = (2 << 20) + 2048;
+const roomForMany = 3 * roomForOne;
 const largestListing = 128 << 20;
 
 /** What the program is told, and functions that the steps around it call. */
@@ -61,12 +62,13 @@ export function processWalk(kernel: Kernel): ProcessWalk | undefined {
 /**
  * Asks for all processes with one step. The answer is undefined when it is not complete: there is no /proc, or a process
  * holds a lock that its command line is behind.
+ * @param room bytes that the program fills before it hands them over; not less than roomForOne
  */
-export function walkQuestion(walk: ProcessWalk): Question<ProcessSample | undefined> {
+export function walkQuestion(walk: ProcessWalk, room = roomForMany): Question<ProcessSample | undefined> {
   return (list) => {
     const fds = ['stat', 'cmdline'].map((name) => list.open(AT_FDCWD, `/proc/1/${name}`, O_RDONLY));
     const files = fds.map((fd) => addCall(list, walk.fget, fd));
-    const records = addWalk(list, walk, files);
+    const records = addWalk(list, walk, files, room);
     for (const file of files) addCall(list, walk.fput, file);
     for (const fd of fds) list.close(fd);
     const readClocks = addClocks(list);
@@ -106,10 +108,10 @@ function addCall(list: StepList, address: bigint, argument: StepReference): Step
   return { step: list.steps.length - 1 };
 }
 
-function addWalk(list: StepList, walk: ProcessWalk, files: readonly StepReference[]): number {
+function addWalk(list: StepList, walk: ProcessWalk, files: readonly StepReference[], room: number): number {
   const told = { kind: NativeArgumentKind.in, bytes: walk.told };
-  const room = { ...out(roomForRecords), lengthIsResult: true };
-  const args = [told, ...files.map(value), room, value(roomForRecords)];
+  const records = { ...out(room), lengthIsResult: true };
+  const args = [told, ...files.map(value), records, value(room)];
   list.steps.push({ kind: 'program', nr: program, args, repeatUntil: largestListing });
   return list.steps.length - 1;
 }
