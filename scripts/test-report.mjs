@@ -1,6 +1,6 @@
-// Runs tap on the files given and reports readably: a line for each test, the details of failures, and at the end
-// "N passed, N failed". A test is what a file's top level holds; a file that fails as a whole counts as one more.
-// Exit status 1 when a test failed, or when none ran.
+// Runs tap on the files given, two at a time and in their order, and reports readably: a line for each test, the details
+// of failures, and at the end "N passed, N failed". A test is what a file's top level holds; a file that fails as a whole
+// counts as one more. Exit status 1 when a test failed, or when none ran.
 import { spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
@@ -18,38 +18,49 @@ async function main(files) {
   const missing = files.filter((file) => !existsSync(file));
   for (const file of missing) fail(`${file} is not there (misspelt, or not compiled)`);
   const present = files.filter((file) => existsSync(file));
-  if (present.length > 0) await runTap(present);
+  await runAll(present);
   if (count.skipped > 0) print(`${count.skipped} skipped`);
   print(`${count.passed} passed, ${count.failed} failed`);
   process.exitCode = count.failed > 0 || count.passed === 0 ? 1 : 0;
 }
 
+/** tap itself would sort the files, and begin with the longest one last. */
+async function runAll(files) {
+  const queue = [...files];
+  const lane = async () => {
+    for (let file = queue.shift(); file !== undefined; file = queue.shift()) await runTap(file);
+  };
+  await Promise.all(Array.from({ length: Math.min(MOST_JOBS, availableParallelism()) }, lane));
+}
+
 /** Resolves when tap has ended and all it printed is reported. */
-async function runTap(files) {
-  const jobs = Math.min(MOST_JOBS, availableParallelism());
-  const options = ['--disable-coverage', '--reporter=tap', `--jobs=${jobs}`, `--timeout=${FILE_TIMEOUT_S}`];
-  const tap = spawn('node_modules/.bin/tap', ['run', ...options, ...files], { stdio: ['ignore', 'pipe', 'inherit'] });
+async function runTap(file) {
+  const options = ['--disable-coverage', '--reporter=tap', '--jobs=1', `--timeout=${FILE_TIMEOUT_S}`];
+  const tap = spawn('node_modules/.bin/tap', ['run', ...options, file], { stdio: ['ignore', 'pipe', 'inherit'] });
   const parser = new Parser();
   const reported = new Promise((resolve) => parser.once('complete', resolve));
+  const failedBefore = count.failed;
   reportRun(parser);
   tap.stdout.pipe(parser);
   const [code, signal] = await new Promise((resolve) => tap.once('close', (...end) => resolve(end)));
   await reported;
-  if (code !== 0 && count.failed === 0) fail(`tap ended with ${signal ?? `status ${code}`}`);
+  if (code !== 0 && count.failed === failedBefore) fail(`${file}: tap ended with ${signal ?? `status ${code}`}`);
 }
 
-/** The outermost level: one test point for each file. */
+/** The outermost level: one test point for each file. What a test prints goes before its line, not between others'. */
 function reportRun(run) {
   const failedInside = new Set();
-  forwardOutput(run);
-  run.on('child', (file) => reportFile(file, failedInside));
+  const printed = [];
+  collectOutput(run, printed);
+  run.on('child', (file) => reportFile(file, failedInside, printed));
   run.on('assert', (result) => {
+    flush(printed);
     if (result.ok || failedInside.has(result.name)) return;
     fail(`${result.name} as a whole`, result.diag);
   });
 }
 
-function reportFile(file, failedInside) {
+function reportFile(file, failedInside, printed) {
   const name = file.name;
   let details = [];
   const collect = (parser) => {
@@ -60,6 +71,7 @@ function reportFile(file, failedInside) {
   };
   file.on('child', collect);
   file.on('assert', (result) => {
+    flush(printed);
     reportTest(name, result, details);
     if (isRealFailure(result)) failedInside.add(name);
     details = [];
@@ -86,12 +98,16 @@ function reason(result) {
 }
 
 /** What tests print, and their comments, level by level. */
-function forwardOutput(parser) {
-  parser.on('child', forwardOutput);
-  parser.on('extra', (text) => process.stdout.write(text));
+function collectOutput(parser, printed) {
+  parser.on('child', (child) => collectOutput(child, printed));
+  parser.on('extra', (text) => printed.push(text));
   parser.on('comment', (text) => {
-    if (!NOISE.test(text.trim())) process.stdout.write(text);
+    if (!NOISE.test(text.trim())) printed.push(text);
   });
+}
+
+function flush(printed) {
+  process.stdout.write(printed.splice(0).join(''));
 }
 
 function isRealFailure(result) {

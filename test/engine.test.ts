@@ -20,7 +20,6 @@ import { lessKvm } from './lab/lessKvm.js';
 // A guest boots, and programs are compiled.
 t.setTimeout(600_000);
 
-const LONG = process.env['PENUMBRA_LONG'] !== undefined;
 const root = fileURLToPath(new URL('../..', import.meta.url));
 /** A KVM without hardware behind it does in seconds what takes milliseconds otherwise. */
 const CALL_TIMEOUT = 60_000;
@@ -47,24 +46,6 @@ function temporaryFolder(t: Test): string {
 function residentMiB(): number {
   return process.memoryUsage().rss / 2 ** 20;
 }
-
-/** Native tests by parts of their names; what they print, without the plan. */
-async function nativeTests(parts: string[], cases: number): Promise<string[]> {
-  const environment = { ...process.env, PENUMBRA_CASES: String(cases) };
-  const { stdout } = await run('scripts/test-native', parts, { cwd: root, env: environment }).catch(
-    (error: { stdout: string }) => error,
-  );
-  return stdout.split('\n').filter((line) => /^(not )?ok /.test(line) || line.startsWith('# '));
-}
-
-t.test('engines without a guest', async (t) => {
-  const lines = await nativeTests(['engine', 'cmpxchg16b'], LONG ? 100 : 1);
-  t.ok(lines.length > 10);
-  for (const line of lines) {
-    if (line.startsWith('#')) t.comment(line);
-    else t.ok(line.startsWith('ok '), line);
-  }
-});
 
 t.test('programs for the shadow are position independent and built the same every time', async (t) => {
   const build = async (name: string, constant: string): Promise<string> => {

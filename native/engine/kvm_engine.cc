@@ -80,17 +80,26 @@ void KvmEngine::SetTraps(const std::vector<Trap>& traps, TrapHandler* handler) {
 void KvmEngine::Load(const CpuContext& context) {
   if (broken_) CreateMachine();
   context_ = context;
-  stepping_.reset();
-  for (TrapSite& site : traps_) PlantTrap(&site);
+  PlantTraps();
   LoadState(context, pristine_, &*vm_);
   if (given_up_) vm_->ClearEvents();
   given_up_ = false;
 }
 
-void KvmEngine::PlantTrap(TrapSite* site) {
+// Most times all are there still. A call that did not return may have been in the middle of one.
+void KvmEngine::PlantTraps() {
+  if (planted_ == memory_.overlay_losses() && !given_up_ && !stepping_) return;
+  stepping_.reset();
+  bool stay = true;
+  for (TrapSite& site : traps_) stay = PlantTrap(&site) && stay;
+  planted_ = stay ? std::optional(memory_.overlay_losses()) : std::nullopt;
+}
+
+// False where it is gone with the next Refresh of the memory.
+bool KvmEngine::PlantTrap(TrapSite* site) {
   site->code = nullptr;
   const Translation translation = Translate(memory_.table(), space(), site->trap.address);
-  if (!translation.mapped() || !memory_.live().Copy(translation.gpa, &site->original, 1)) return;
+  if (!translation.mapped() || !memory_.live().Copy(translation.gpa, &site->original, 1)) return false;
   site->code = memory_.table().At(translation.gpa, 1);
   TrapCode code{{kHalt}, 1};
   if (site->trap.returns) {
@@ -98,7 +107,7 @@ void KvmEngine::PlantTrap(TrapSite* site) {
     // Functions begin at multiples of 16: the code does not cross into another page, or the trap is asked instead.
     if (returning.size <= kPageSize - (translation.gpa & kPageMask)) code = returning;
   }
-  memory_.Overlay(translation.gpa, code.bytes.data(), code.size);
+  return memory_.Overlay(translation.gpa, code.bytes.data(), code.size);
 }
 
 Outcome KvmEngine::Call(const CallRegisters& call, uint64_t return_address, uint64_t) {

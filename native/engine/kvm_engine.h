@@ -16,7 +16,7 @@
 
 namespace penumbra {
 
-/// Traps are HLT instructions in the private copy, written by every Load(). (Leaving by OUT costs the same, but leaves
+/// Traps are HLT instructions in the private copy, which Load() sees to. (Leaving by OUT costs the same, but leaves
 /// an instruction half done, which would have to be completed before the registers can be set for another call.)
 /// Exceptions are delivered through the guest's own IDT, so that its exception tables work and its page faults are
 /// served; what it cannot handle ends at the traps of its panic functions.
@@ -47,7 +47,8 @@ class KvmEngine final : public Engine {
   };
 
   void CreateMachine();
-  void PlantTrap(TrapSite* site);
+  void PlantTraps();
+  bool PlantTrap(TrapSite* site);
 
   /// These look at why the machine stopped; nothing means: run on.
   std::optional<Outcome> HandleExit(uint64_t return_address);
@@ -73,7 +74,8 @@ class KvmEngine final : public Engine {
   TrapHandler* handler_ = nullptr;
   std::vector<TrapSite> traps_;
   std::unordered_map<uint64_t, size_t> trap_at_;
-  std::optional<size_t> stepping_;  ///< the trap whose original instruction is being executed
+  std::optional<uint64_t> planted_;  ///< all traps are there for as long as the memory has lost no more overlays
+  std::optional<size_t> stepping_;   ///< the trap whose original instruction is being executed
   CpuContext context_{};
   bool broken_ = false;    ///< the machine cannot be used any more
   bool given_up_ = false;  ///< the last call did not return: an exception of it may wait to be delivered

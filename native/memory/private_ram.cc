@@ -76,7 +76,14 @@ void PrivateRam::CollectPrivatePages(size_t keep_limit) {
       }
     }
   }
+  KeepOverlaysOfPrivatePages();
   if (lazy_) lazy_->Trim(keep_limit * kLazyFactor);
+}
+
+void PrivateRam::KeepOverlaysOfPrivatePages() {
+  overlay_losses_ += std::erase_if(overlays_, [this](const auto& overlaid) {
+    return std::find(private_pages_.begin(), private_pages_.end(), overlaid.first) == private_pages_.end();
+  });
 }
 
 void PrivateRam::Refresh() {
@@ -85,12 +92,12 @@ void PrivateRam::Refresh() {
     const uint8_t* const guest = ram_.At(gpa, kPageSize);
     if (StandsAsOverlaid(gpa, own, guest)) continue;
     std::memcpy(own, guest, kPageSize);
-    overlays_.erase(gpa);
+    overlay_losses_ += overlays_.erase(gpa);
   }
   if (lazy_) lazy_->Refresh();
 }
 
-void PrivateRam::Overlay(uint64_t gpa, const uint8_t* bytes, size_t size) {
+bool PrivateRam::Overlay(uint64_t gpa, const uint8_t* bytes, size_t size) {
   uint8_t* const own = table_.At(gpa, size);
   const bool is_fork = std::any_of(forks_.begin(), forks_.end(),
                                    [gpa](const Fork& fork) { return gpa - fork.gpa < fork.memory.size(); });
@@ -108,6 +115,7 @@ void PrivateRam::Overlay(uint64_t gpa, const uint8_t* bytes, size_t size) {
   }
   // Not where it is there already: an emulated processor would translate its code anew.
   if (std::memcmp(own, bytes, size) != 0) std::memcpy(own, bytes, size);
+  return is_fork;
 }
 
 bool PrivateRam::StandsAsOverlaid(uint64_t gpa, const uint8_t* own, const uint8_t* guest) const {
@@ -140,7 +148,7 @@ uint64_t PrivateRam::CopyAll() {
 void PrivateRam::DropAll() {
   for (const Fork& fork : forks_) madvise(fork.memory.data(), fork.memory.size(), MADV_DONTNEED);
   private_pages_.clear();
-  overlays_.clear();
+  KeepOverlaysOfPrivatePages();
   if (lazy_) lazy_->DropAll();
 }
 

@@ -44,9 +44,12 @@ class PrivateRam {
 
   /// Puts up to kMostOverlaid bytes, which lie within one page, over what the guest has at `gpa`. Refresh leaves the
   /// page as it is where the guest's, and all of this one but what lies over it, have not changed: code that is copied
-  /// anew has to be translated anew by a processor that is emulated. Otherwise the overlays of that page are gone.
-  void Overlay(uint64_t gpa, const uint8_t* bytes, size_t size);
+  /// anew has to be translated anew by a processor that is emulated. Otherwise the overlays of that page are gone,
+  /// which overlay_losses() counts. Returns false where that cannot be: they are gone with every Refresh.
+  bool Overlay(uint64_t gpa, const uint8_t* bytes, size_t size);
   static constexpr size_t kMostOverlaid = 16;
+  /// Changes when the overlays of some page are gone.
+  uint64_t overlay_losses() const { return overlay_losses_; }
 
   /// Makes every page private that holds anything, so that the guest may run on without changing what is seen here.
   /// Pages that the guest never wrote stay as they are: nothing in them means anything to its kernel. Returns the
@@ -76,6 +79,8 @@ class PrivateRam {
     std::array<uint8_t, kMostOverlaid> own;
   };
 
+  /// Forgets the overlays of pages that are given back.
+  void KeepOverlaysOfPrivatePages();
   bool StandsAsOverlaid(uint64_t gpa, const uint8_t* own, const uint8_t* guest) const;
 
   const GuestRam& ram_;
@@ -86,6 +91,7 @@ class PrivateRam {
   RegionTable table_;
   std::vector<uint64_t> private_pages_;
   std::unordered_map<uint64_t, std::vector<Patch>> overlays_;  ///< by page, in the order of their offsets
+  uint64_t overlay_losses_ = 0;
   int pagemap_fd_;
 };
 

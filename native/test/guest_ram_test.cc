@@ -220,7 +220,7 @@ TEST("what lies over the guest's bytes stays until the page changes in any other
   const std::vector<uint8_t> code(11, 0xf4);
   const auto put_over = [&] {
     for (const uint64_t page : kPages) {
-      for (const uint64_t offset : kOffsets) copy.Overlay(page + offset, code.data(), 1 + offset % 11);
+      for (const uint64_t offset : kOffsets) CHECK(copy.Overlay(page + offset, code.data(), 1 + offset % 11));
     }
   };
   const auto is_over = [&](uint64_t at) {
@@ -242,7 +242,9 @@ TEST("what lies over the guest's bytes stays until the page changes in any other
         changed.insert(page);
       }
     }
+    const uint64_t losses = copy.overlay_losses();
     copy.Refresh();
+    CHECK_EQUAL(copy.overlay_losses() - losses, changed.size());
     for (const uint64_t page : kPages) {
       const uint8_t* const own = copy.table().At(page, kPageSize);
       for (uint64_t at = 0; at < kPageSize; ++at) {
@@ -250,7 +252,9 @@ TEST("what lies over the guest's bytes stays until the page changes in any other
         if (own[at] != (over ? code[0] : ram.At(page)[at])) CHECK_EQUAL(at, page);
       }
     }
-    if (round % 50 == 0) copy.DropAll();
+    if (round % 50 != 0) continue;
+    copy.DropAll();
+    CHECK(copy.overlay_losses() > losses + changed.size() || changed.size() == std::size(kPages));
   }
 }
 

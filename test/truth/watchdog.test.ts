@@ -7,7 +7,6 @@ import { fileURLToPath } from 'node:url';
 import t, { type Test } from 'tap';
 import { attach } from '../../src/index.js';
 import type { LabSpec } from '../../src/lab/index.js';
-import { shell } from '../lab/commandLine.js';
 import { labGuest, type TestGuest } from '../lab/driver.js';
 import type { MonitorEvent } from '../lab/truthMonitor.js';
 
@@ -24,7 +23,6 @@ const LISTINGS = 8;
 const PATIENCE_MS = 30_000;
 
 const victimProgram = fileURLToPath(new URL('../lab/victim.js', import.meta.url));
-const nativeTests = fileURLToPath(new URL('../../../scripts/test-native', import.meta.url));
 const publicFace = new URL('../../src/index.js', import.meta.url).href;
 
 const SPECS: Partial<LabSpec>[] = [{ kernel: '6.1', load: 'forks' }];
@@ -39,13 +37,6 @@ for (const spec of LONG ? [...SPECS, ...MORE_SPECS] : SPECS) {
     await t.test('an end without close', (t) => endWithoutClose(t, lab));
   });
 }
-
-t.test('threads of a hypervisor that are held when their holder is killed', async (t) => {
-  const { status, stdout } = await shell(`PENUMBRA_CASES=${LONG ? 10 : 1} ${nativeTests} thread_hold`);
-  for (const [, verdict, name] of stdout.toString().matchAll(/^(ok|not ok) \d+ - (.*)$/gm))
-    t.equal(verdict, 'ok', String(name));
-  t.equal(status, 0, stdout.toString());
-});
 
 async function killWhileRunning(t: Test, lab: TestGuest): Promise<void> {
   let whileStanding = 0;
