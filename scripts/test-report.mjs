@@ -39,28 +39,31 @@ async function runTap(file) {
   const tap = spawn('node_modules/.bin/tap', ['run', ...options, file], { stdio: ['ignore', 'pipe', 'inherit'] });
   const parser = new Parser();
   const reported = new Promise((resolve) => parser.once('complete', resolve));
-  const failedBefore = count.failed;
-  reportRun(parser);
+  const failures = new Set();
+  reportRun(parser, failures);
   tap.stdout.pipe(parser);
   const [code, signal] = await new Promise((resolve) => tap.once('close', (...end) => resolve(end)));
   await reported;
-  if (code !== 0 && count.failed === failedBefore) fail(`${file}: tap ended with ${signal ?? `status ${code}`}`);
+  if (code !== 0 && failures.size === 0) fail(`${file}: tap ended with ${signal ?? `status ${code}`}`);
 }
 
-/** The outermost level: one test point for each file. What a test prints goes before its line, not between others'. */
-function reportRun(run) {
-  const failedInside = new Set();
+/**
+ * The outermost level: one test point for each file. What a test prints goes before its line, not between others'.
+ * `failures` gets the names of files in which something failed.
+ */
+function reportRun(run, failures) {
   const printed = [];
   collectOutput(run, printed);
-  run.on('child', (file) => reportFile(file, failedInside, printed));
+  run.on('child', (file) => reportFile(file, failures, printed));
   run.on('assert', (result) => {
     flush(printed);
-    if (result.ok || failedInside.has(result.name)) return;
+    if (result.ok || failures.has(result.name)) return;
+    failures.add(result.name);
     fail(`${result.name} as a whole`, result.diag);
   });
 }
 
-function reportFile(file, failedInside, printed) {
+function reportFile(file, failures, printed) {
   const name = file.name;
   let details = [];
   const collect = (parser) => {
@@ -73,7 +76,7 @@ function reportFile(file, failedInside, printed) {
   file.on('assert', (result) => {
     flush(printed);
     reportTest(name, result, details);
-    if (isRealFailure(result)) failedInside.add(name);
+    if (isRealFailure(result)) failures.add(name);
     details = [];
   });
 }
