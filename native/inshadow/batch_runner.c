@@ -20,15 +20,24 @@ struct step {
 };
 
 /* struct pt_regs, arch/x86/include/asm/ptrace.h */
-enum { REGS_R10 = 7, REGS_R9 = 8, REGS_R8 = 9, REGS_AX = 10, REGS_DX = 12, REGS_SI = 13, REGS_DI = 14, REGS_ORIG_AX = 15 };
+enum {
+  REGS_R10 = 7,
+  REGS_R9 = 8,
+  REGS_R8 = 9,
+  REGS_AX = 10,
+  REGS_DX = 12,
+  REGS_SI = 13,
+  REGS_DI = 14,
+  REGS_ORIG_AX = 15
+};
 
 /* include/linux/errno.h: what signal delivery would have turned into EINTR. */
 enum { FIRST_RESTART = 512, LAST_RESTART = 516, LAST_ERROR = 4095, ERRNO_EINTR = 4 };
 
 /* What the call of one step works on; it lives on the stack. */
 struct call {
-  const struct step *step;
-  const struct argument *arguments;
+  const struct step* step;
+  const struct argument* arguments;
   uint64_t values[RUNNER_MOST_ARGUMENTS];
 };
 
@@ -41,8 +50,8 @@ static uint64_t align(uint64_t size) {
 }
 
 /* Zeroes user memory, which supervisor mode access prevention closes otherwise. Buffers are padded to whole words. */
-static void clear(const struct runner_state *state, uint64_t offset, uint64_t size) {
-  uint64_t *words = (uint64_t *)(state->data + offset);
+static void clear(const struct runner_state* state, uint64_t offset, uint64_t size) {
+  uint64_t* words = (uint64_t*)(state->data + offset);
   if (state->user_access) __asm__ volatile("stac" ::: "memory");
   for (uint64_t i = 0; i < size / 8; i++) words[i] = 0;
   if (state->user_access) __asm__ volatile("clac" ::: "memory");
@@ -50,13 +59,13 @@ static void clear(const struct runner_state *state, uint64_t offset, uint64_t si
 
 /* Sets the values of the arguments. Returns the error of the earlier step because of which this one is not run, or 0;
  * `*full` tells that there is no room for what the call may give back. */
-static int64_t prepare(struct runner_state *state, struct call *call, int *full) {
-  const int64_t *results = (const int64_t *)state->values;
+static int64_t prepare(struct runner_state* state, struct call* call, int* full) {
+  const int64_t* results = (const int64_t*)state->values;
   uint64_t end = state->data_used;
   int64_t skipped = 0;
   *full = state->outs_limit - state->outs_count < RUNNER_MOST_ARGUMENTS;
   for (uint32_t i = 0; i < RUNNER_MOST_ARGUMENTS; i++) {
-    const struct argument *argument = &call->arguments[i];
+    const struct argument* argument = &call->arguments[i];
     uint64_t value = 0;
     if (i < call->step->argument_count) {
       switch (argument->kind) {
@@ -82,9 +91,9 @@ static int64_t prepare(struct runner_state *state, struct call *call, int *full)
 }
 
 /* Structures are given to the guest zeroed; buffers whose length it tells need not be. */
-static void clear_outs(struct runner_state *state, const struct call *call) {
+static void clear_outs(struct runner_state* state, const struct call* call) {
   for (uint32_t i = 0; i < call->step->argument_count; i++) {
-    const struct argument *argument = &call->arguments[i];
+    const struct argument* argument = &call->arguments[i];
     if (argument->kind != KIND_OUT) continue;
     const uint64_t offset = call->values[i] - state->data;
     const uint64_t end = offset + align(argument->size);
@@ -95,10 +104,10 @@ static void clear_outs(struct runner_state *state, const struct call *call) {
   }
 }
 
-static int64_t enter_kernel(struct runner_state *state, const struct call *call) {
-  const struct step *step = call->step;
-  const uint64_t *values = call->values;
-  uint64_t *frame = (uint64_t *)state->frame;
+static int64_t enter_kernel(struct runner_state* state, const struct call* call) {
+  const struct step* step = call->step;
+  const uint64_t* values = call->values;
+  uint64_t* frame = (uint64_t*)state->frame;
   state->calls++;
   state->slept = 0;
   if (step->flags & STEP_PROGRAM) {
@@ -117,7 +126,7 @@ static int64_t enter_kernel(struct runner_state *state, const struct call *call)
   frame[REGS_R9] = values[5];
   frame[REGS_ORIG_AX] = step->target;
   if (step->flags & STEP_DIRECT) {
-    return (int64_t)((const function *)state->syscall_table)[step->target](state->frame, 0, 0, 0, 0, 0);
+    return (int64_t)((const function*)state->syscall_table)[step->target](state->frame, 0, 0, 0, 0, 0);
   }
   if (state->registers_first) {
     ((function)state->dispatch)(state->frame, step->target, 0, 0, 0, 0);
@@ -128,17 +137,17 @@ static int64_t enter_kernel(struct runner_state *state, const struct call *call)
 }
 
 /* A call that would have slept was ended by a signal, which it may report in the kernel's own way. */
-static int64_t after_sleep(struct runner_state *state, int64_t value) {
+static int64_t after_sleep(struct runner_state* state, int64_t value) {
   if (!state->slept) return value;
-  ((uint8_t *)state->blocked)[state->step] = 1;
+  ((uint8_t*)state->blocked)[state->step] = 1;
   return -value >= FIRST_RESTART && -value <= LAST_RESTART ? -ERRNO_EINTR : value;
 }
 
 /* Records the buffers that are given back. False when the guest claims more than they hold. */
-static int give_back(struct runner_state *state, const struct call *call, int64_t value) {
-  struct runner_out *outs = (struct runner_out *)state->outs;
+static int give_back(struct runner_state* state, const struct call* call, int64_t value) {
+  struct runner_out* outs = (struct runner_out*)state->outs;
   for (uint32_t i = 0; i < call->step->argument_count; i++) {
-    const struct argument *argument = &call->arguments[i];
+    const struct argument* argument = &call->arguments[i];
     uint64_t length = argument->size;
     if (argument->kind != KIND_OUT && argument->kind != KIND_IN_OUT) continue;
     if (argument->flags & LENGTH_IS_RESULT) {
@@ -146,7 +155,7 @@ static int give_back(struct runner_state *state, const struct call *call, int64_
       if (length > argument->size) return 0;
     }
     if (length == 0) continue;
-    struct runner_out *out = &outs[state->outs_count++];
+    struct runner_out* out = &outs[state->outs_count++];
     out->step = state->step;
     out->argument = call->step->first_argument + i;
     out->offset = 0;
@@ -160,7 +169,7 @@ static int give_back(struct runner_state *state, const struct call *call, int64_
 }
 
 /* Takes the value of a call into account; false when the step needs another one. */
-static int ends_step(struct runner_state *state, const struct step *step, int64_t value) {
+static int ends_step(struct runner_state* state, const struct step* step, int64_t value) {
   if (!(step->flags & STEP_REPEAT)) {
     state->total = (uint64_t)value;
     return 1;
@@ -173,30 +182,31 @@ static int ends_step(struct runner_state *state, const struct step *step, int64_
   return state->total >= step->limit;
 }
 
-static void finish_step(struct runner_state *state, int64_t value) {
-  ((int64_t *)state->values)[state->step++] = value;
+static void finish_step(struct runner_state* state, int64_t value) {
+  ((int64_t*)state->values)[state->step++] = value;
   state->total = 0;
 }
 
-/* The signal that ended a sleep is taken back by the kernel's own way out of a system call. Other calls do not have one. */
-static int left_signal(const struct runner_state *state, const struct step *step) {
+/* The signal that ended a sleep is taken back by the kernel's own way out of a system call. Other calls do not have
+ * one. */
+static int left_signal(const struct runner_state* state, const struct step* step) {
   return state->slept && (step->flags & (STEP_FUNCTION | STEP_DIRECT | STEP_PROGRAM));
 }
 
 /* A buffer that the next call writes to as well has to be taken out before. */
-static int is_reused(const struct call *call) {
+static int is_reused(const struct call* call) {
   for (uint32_t i = 0; i < call->step->argument_count; i++) {
     if (call->arguments[i].kind == KIND_IN_OUT) return 1;
   }
   return 0;
 }
 
-static enum runner_status run(struct runner_state *state) {
+static enum runner_status run(struct runner_state* state) {
   while (state->step < state->step_count) {
     struct call call;
     int full;
-    call.step = (const struct step *)state->steps + state->step;
-    call.arguments = (const struct argument *)state->arguments + call.step->first_argument;
+    call.step = (const struct step*)state->steps + state->step;
+    call.arguments = (const struct argument*)state->arguments + call.step->first_argument;
     const int64_t skipped = prepare(state, &call, &full);
     if (skipped) {
       finish_step(state, skipped);
@@ -213,7 +223,7 @@ static enum runner_status run(struct runner_state *state) {
   return RUNNER_DONE;
 }
 
-__attribute__((section(".text.entry"))) void run_batch(struct runner_state *state) {
+__attribute__((section(".text.entry"))) void run_batch(struct runner_state* state) {
   state->status = RUNNER_INTERRUPTED;
   state->status = run(state);
 }
