@@ -35,5 +35,5 @@ for await (const line of createInterface(tests.stdout)) {
   else failed = name;
 }
 const [status, signal] = await ended;
-t.equal(status, 0, signal ?? complaints.slice(-4000));
+t.equal(status, 0, 'all end well', status === 0 ? {} : { reason: signal ?? complaints.slice(-4000) });
 t.ok(count > 45, `${count} tests`);
