@@ -23,7 +23,7 @@ uint64_t GranuleOf(int fd) {
 
 // A free place that differs in the low bits of its pages' numbers from where the kernel puts mappings of that size, one
 // below the other or at multiples of 2 MiB. The guest's RAM and the private copy of it are looked at page for page
-// together: at the distance of a power of two their pages would take each other's place in a translation buffer that is
+// together: at the distance of a power of two their pages may take each other's place in a translation buffer that is
 // indexed by these bits, as an emulated processor's is.
 void* FindPlaceBeside(uint64_t length) {
   constexpr uint64_t kAside = 36 * kPageSize;

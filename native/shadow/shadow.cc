@@ -13,7 +13,8 @@ namespace penumbra {
 namespace {
 
 constexpr uint64_t kFrameBytes = RUNNER_PT_REGS_WORDS * 8;  // struct pt_regs
-constexpr uint64_t kForgetFirst = 16;                       // shadows
+// Shadows, until private pages are given back.
+constexpr uint64_t kForgetFirst = 16;
 constexpr uint64_t kForgetLatest = 1024;
 constexpr size_t kMostReturn = 4;  // all but one in so many pages
 constexpr size_t kMostCallers = 24;
