@@ -201,17 +201,31 @@ t.test('batches', async (t) => {
 });
 
 t.test('what a walk over processes found', async (t) => {
-  const header = (...words: number[]) => Buffer.from(Uint32Array.from([...words, 0]).buffer);
-  const record = Buffer.concat([header(7, 3, 2, 1000, 100), Buffer.from('7 (a\0\0\0\0')]);
-  const found = { pid: 7, stat: Buffer.from('7 ('), owner: { uid: 1000, gid: 100 }, commandLine: Buffer.from('a\0') };
+  const header = (nameLength: number, commandLength: number) =>
+    Buffer.concat([
+      Buffer.from(Int32Array.of(7, 1, 5, -1, 1000, 100, 0x400000, 1, 0, 120, 115, 3, 2).buffer),
+      Buffer.from(Uint32Array.of((136 << 20) | 258, nameLength, commandLength).buffer),
+      Buffer.from(BigUint64Array.of(1_239_999_999n, 20_000_000n, 5_000_000_000n, 10n, 4n).buffer),
+    ]);
+  const record = Buffer.concat([header(3, 2), Buffer.from('a )b\0\0\0\0')]);
+  const found = {
+    pid: 7,
+    stat: {
+      ...{ comm: Buffer.from('a )'), state: 'S', ppid: 1, pgrp: 5, session: -1, tty: 0x108802, flags: 0x400000 },
+      ...{ utimeTicks: 123, stimeTicks: 2, priority: 20, nice: -5, threads: 3, startTicks: 500, vsize: 40960 },
+      ...{ rssPages: 4, processor: 2 },
+    },
+    owner: { uid: 1000, gid: 100 },
+    commandLine: Buffer.from('b\0'),
+  };
   t.same(decodeRecords(Buffer.concat([record, record])), [found, found]);
   t.same(decodeRecords(Buffer.alloc(0)), []);
   const malformed = { code: 'CORRUPT', message: /list of processes is malformed/ };
   t.throws(() => decodeRecords(record.subarray(0, 20)), malformed, 'half a header');
-  t.throws(() => decodeRecords(record.subarray(0, 28)), malformed, 'a record cut short');
-  t.throws(() => decodeRecords(Buffer.concat([header(7, 0xffffffff, 0xffffffff, 0, 0), record])), malformed);
+  t.throws(() => decodeRecords(record.subarray(0, 106)), malformed, 'a record cut short');
+  t.throws(() => decodeRecords(Buffer.concat([header(0xffffffff, 0xffffffff), record])), malformed);
   fc.assert(
-    fc.property(fc.uint8Array({ maxLength: 200 }), (bytes) => {
+    fc.property(fc.uint8Array({ maxLength: 400 }), (bytes) => {
       try {
         decodeRecords(Buffer.from(bytes));
       } catch (error) {
@@ -355,14 +369,14 @@ t.test('one paused guest, and every way in which a call can end', async (t) => {
 
   await t.test('a walk over processes that is told nonsense ends', async (t) => {
     const walk = processWalk(guest.kernel)!;
-    const ask = (told: Buffer) => guest.ask(walkQuestion({ ...walk, told }));
+    const ask = (told: Buffer) => guest.ask(walkQuestion(told));
     t.same(
-      (await ask(walk.told))?.processes.map(({ pid }) => pid).sort((a, b) => a - b),
+      (await ask(walk))?.processes.map(({ pid }) => pid).sort((a, b) => a - b),
       pids,
     );
     const ends: Record<string, number> = {};
     for (const [at, word] of fc.sample(nonsense, { numRuns: STRAY_CALLS / 2, seed: SEED })) {
-      const told = Buffer.from(walk.told);
+      const told = Buffer.from(walk);
       told.writeInt32LE(word, at);
       const end = await ask(told).then(
         (sample) => (sample === undefined ? 'none' : 'answer'),
@@ -374,7 +388,7 @@ t.test('one paused guest, and every way in which a call can end', async (t) => {
     t.notOk(Object.keys(ends).some((end) => end.startsWith('Error') || end === 'INTERNAL' || end === 'ENGINE'));
     t.ok((ends['none'] ?? 0) > 0);
     t.ok((ends['GUEST_FAULT'] ?? 0) > 0);
-    t.same((await ask(walk.told))?.processes.length, pids.length);
+    t.same((await ask(walk))?.processes.length, pids.length);
   });
 
   await t.test('a shadow that cannot be used any more says so', async (t) => {
@@ -467,7 +481,7 @@ async function readText(
 
 /** A member of struct process_walk (native/inshadow/process_walk.h) behind the addresses of functions, and its value. */
 const nonsense = fc.tuple(
-  fc.nat(9).map((member) => 40 + member * 4),
+  fc.nat(24).map((member) => 80 + member * 4),
   fc.oneof(fc.nat(4096), fc.integer(), fc.constantFrom(-1, 0, 2 ** 31 - 1)),
 );
 

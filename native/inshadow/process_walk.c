@@ -1,8 +1,10 @@
-/* Lists processes inside a shadow, as one step of a batch: goes through the guest's table of process numbers and has
- * the guest's kernel say of each process what /proc/PID/stat and /proc/PID/cmdline say. Two files that are open already
- * serve for all of them: the process that an inode of /proc is about is a pointer in it (fs/proc/internal.h, struct
- * proc_inode), which is exchanged. That spares three quarters of the work, which is looking up names, and making and
- * dropping what stands for them.
+/* Lists processes inside a shadow, as one step of a batch: goes through the guest's table of process numbers and gathers
+ * of each process what /proc/PID/stat and /proc/PID/cmdline are made from (fs/proc/array.c, do_task_stat). Whatever has
+ * to be worked out is asked of the guest's kernel: numbers, times, names, sizes, owners; plain members are read. Making
+ * the text of a stat file would be nine tenths of the work, most of it writing numbers as decimals.
+ *
+ * The function behind /proc/PID/cmdline asks its file for the process only, through the inode (fs/proc/internal.h, struct
+ * proc_inode): a file that consists of these two pointers will do, which spares looking up, opening and closing one.
  *
  * The guest's structures are its own affair: what cannot be read is a fault of the guest's kernel that ends the step.
  */
@@ -11,13 +13,11 @@
 #include "batch_runner.h"
 
 /* include/uapi/asm-generic/errno-base.h */
-enum { ERRNO_IO = 5, ERRNO_INVALID = 22 };
-/* include/uapi/linux/magic.h */
-enum { PROC_SUPER_MAGIC = 0x9fa0 };
+enum { ERRNO_IO = 5 };
 /* The mode of a process's directory, of which alone task_dump_owner tells the owner whatever may be dumped. */
 enum { DIRECTORY_MODE = 0040555 };
 
-typedef uint64_t (*function)(uint64_t, uint64_t, uint64_t, uint64_t);
+typedef uint64_t (*function)(uint64_t, uint64_t, uint64_t, uint64_t, uint64_t);
 
 static void open_user_memory(const struct runner_state* state) {
   if (state->user_access) __asm__ volatile("stac" ::: "memory");
@@ -32,91 +32,141 @@ static void copy_words(volatile uint64_t* to, const volatile uint64_t* from, uin
 }
 
 static uint64_t word_at(uint64_t address, int64_t offset) { return *(const uint64_t*)(address + (uint64_t)offset); }
+static uint32_t half_at(uint64_t address, int64_t offset) { return *(const uint32_t*)(address + (uint64_t)offset); }
 
-/* Where an open file of /proc has the process that it is about; 0 for a file of anything else. */
-static uint64_t* subject(const struct process_walk* walk, uint64_t file) {
-  if (file == 0) return 0;
-  const uint64_t inode = word_at(file, walk->file_inode);
-  if (word_at(word_at(inode, walk->inode_superblock), walk->superblock_magic) != PROC_SUPER_MAGIC) return 0;
-  return (uint64_t*)(inode + (uint64_t)(int64_t)walk->inode_pid);
+static uint64_t ask(uint64_t target, uint64_t first, uint64_t second, uint64_t third, uint64_t fourth, uint64_t fifth) {
+  return ((function)target)(first, second, third, fourth, fifth);
 }
 
-static int64_t read_from_start(const struct process_walk* walk, uint64_t file, uint64_t to, uint64_t size) {
-  int64_t position = 0;
-  const int64_t length = (int64_t)((function)walk->vfs_read)(file, to, size, (uint64_t)&position);
-  return length > (int64_t)size ? -ERRNO_IO : length;
+static void clear_words(uint64_t* words, uint32_t size) {
+  for (uint32_t i = 0; i < size / sizeof *words; i++) ((volatile uint64_t*)words)[i] = 0;
 }
 
-/* One process at `record`, in user memory. Returns the bytes taken: 0 for one that is being reaped. */
-static int64_t describe(const struct process_walk* walk, const struct runner_state* state, uint64_t task,
-                        uint64_t stat_file, uint64_t command_file, uint64_t record) {
-  const uint64_t text = record + sizeof(struct process_record);
-  const int64_t stat_length = read_from_start(walk, stat_file, text, PROCESS_WALK_STAT);
-  if (stat_length <= 0) return 0;
-  uint32_t uid = 0, gid = 0;
-  int64_t command_length = 0;
-  if ((*(const uint32_t*)(task + (uint64_t)(int64_t)walk->task_flags) & walk->kernel_thread) == 0) {
-    ((function)walk->task_dump_owner)(task, DIRECTORY_MODE, (uint64_t)&uid, (uint64_t)&gid);
-    if (word_at(task, walk->task_memory) != 0) {
-      command_length = read_from_start(walk, command_file, text + (uint64_t)stat_length, PROCESS_WALK_COMMAND);
-      if (command_length < 0) command_length = 0;
-    }
+/* What is known of one process before it is written to user memory. */
+struct found {
+  struct process_record record;
+  char name[PROCESS_WALK_NAME + 8];
+};
+
+/* A task's name is the one in its task_struct, but for workers, which tell what they work on, and for kernel threads
+ * whose name does not fit in there. For the others the kernel would only take a lock to copy it. */
+static void name(const struct process_walk* walk, uint64_t task, struct found* found) {
+  const char* comm = (const char*)(task + (uint64_t)(int64_t)walk->task_comm);
+  uint32_t length = 0;
+  while (length < PROCESS_WALK_COMM - 1 && comm[length] != 0) {
+    found->name[length] = comm[length];
+    length++;
   }
-  struct process_record* header = (struct process_record*)record;
-  open_user_memory(state);
-  header->stat_length = (uint32_t)stat_length;
-  header->command_length = (uint32_t)command_length;
-  header->uid = uid;
-  header->gid = gid;
-  header->reserved = 0;
-  close_user_memory(state);
-  return (int64_t)((sizeof *header + (uint64_t)(stat_length + command_length) + 7) & ~7ull);
+  const int may_be_cut = (found->record.flags & walk->kernel_thread) != 0 && length == PROCESS_WALK_COMM - 1;
+  if (may_be_cut || (found->record.flags & walk->worker) != 0) {
+    uint64_t seq_file[PROCESS_WALK_FILE / 8];
+    clear_words(seq_file, sizeof seq_file);
+    const uint64_t file = (uint64_t)seq_file;
+    *(uint64_t*)(file + (uint64_t)(int64_t)walk->seq_buffer) = (uint64_t)found->name;
+    *(uint64_t*)(file + (uint64_t)(int64_t)walk->seq_size) = sizeof found->name;
+    ask(walk->proc_task_name, file, task, 0, 0, 0);
+    const uint64_t written = word_at(file, walk->seq_count);
+    length = written > PROCESS_WALK_NAME ? PROCESS_WALK_NAME : (uint32_t)written;
+  }
+  found->record.name_length = length;
 }
 
-static int64_t list(struct process_walk* walk, struct runner_state* state, uint64_t stat_file, uint64_t command_file,
-                    uint64_t out, uint64_t size) {
-  uint64_t* const stat_subject = subject(walk, stat_file);
-  uint64_t* const command_subject = subject(walk, command_file);
-  if (stat_subject == 0 || command_subject == 0) return -ERRNO_INVALID;
-  const uint64_t stat_owner = *stat_subject;
-  const uint64_t command_owner = *command_subject;
+static uint32_t number(const struct process_walk* walk, uint64_t task, uint32_t type) {
+  return (uint32_t)ask(walk->task_pid_nr_ns, task, type, walk->pid_namespace, 0, 0);
+}
+
+static void describe(const struct process_walk* walk, uint64_t task, struct found* found) {
+  struct process_record* record = &found->record;
+  record->parent = number(walk, word_at(task, walk->task_real_parent), walk->process_type);
+  record->group = number(walk, task, walk->group_type);
+  record->session = number(walk, task, walk->session_type);
+  record->flags = half_at(task, walk->task_flags);
+  record->state = half_at(task, walk->task_state);
+  record->exit_state = half_at(task, walk->task_exit_state);
+  record->priority = (int32_t)half_at(task, walk->task_prio);
+  record->static_priority = (int32_t)half_at(task, walk->task_static_prio);
+  record->cpu = half_at(task, walk->task_cpu);
+  record->start_time = word_at(task, walk->task_start_time);
+  const uint64_t signal = word_at(task, walk->task_signal);
+  record->threads = half_at(signal, walk->signal_threads);
+  const uint64_t tty = word_at(signal, walk->signal_tty);
+  record->terminal = tty == 0 ? 0 : (uint32_t)ask(walk->tty_devnum, tty, 0, 0, 0, 0);
+  ask(walk->group_cputime, task, (uint64_t)&record->user_time, (uint64_t)&record->system_time, 0, 0);
+  record->uid = record->gid = 0;
+  record->size = record->resident = 0;
+  name(walk, task, found);
+}
+
+/* Returns the bytes of the command line, written to `out`. */
+static int64_t read_command(const struct process_walk* walk, uint64_t pid, uint64_t out) {
+  uint64_t file[PROCESS_WALK_FILE / 8];
+  clear_words(file, sizeof file);
+  *(uint64_t*)((uint64_t)file + (uint64_t)(int64_t)walk->file_inode) = (uint64_t)&pid - (uint64_t)(int64_t)walk->inode_pid;
+  int64_t position = 0;
+  const int64_t length =
+      (int64_t)ask(walk->read_cmdline, (uint64_t)file, out, PROCESS_WALK_COMMAND, (uint64_t)&position, 0);
+  if (length > PROCESS_WALK_COMMAND) return -ERRNO_IO;
+  return length < 0 ? 0 : length;
+}
+
+/* What only processes with a memory of their own have. Returns the bytes of the command line, or a negative errno. */
+static int64_t describe_user(const struct process_walk* walk, uint64_t pid, uint64_t task, uint64_t out,
+                             struct process_record* record) {
+  if ((record->flags & walk->kernel_thread) != 0) return 0;
+  ask(walk->task_dump_owner, task, DIRECTORY_MODE, (uint64_t)&record->uid, (uint64_t)&record->gid, 0);
+  const uint64_t mm = word_at(task, walk->task_mm);
+  if (mm == 0) return 0;
+  uint64_t shared, text, data;
+  record->size =
+      ask(walk->task_statm, mm, (uint64_t)&shared, (uint64_t)&text, (uint64_t)&data, (uint64_t)&record->resident);
+  return read_command(walk, pid, out);
+}
+
+/* One process at `out`, in user memory. Returns the bytes taken, or a negative errno. */
+static int64_t record_process(const struct process_walk* walk, const struct runner_state* state, uint64_t pid,
+                              uint64_t task, uint64_t out) {
+  struct found found;
+  found.record.pid = half_at(pid, walk->pid_number);
+  describe(walk, task, &found);
+  const uint64_t text = out + sizeof found.record;
+  const int64_t command = describe_user(walk, pid, task, text + found.record.name_length, &found.record);
+  if (command < 0) return command;
+  found.record.command_length = (uint32_t)command;
+  open_user_memory(state);
+  copy_words((volatile uint64_t*)out, (const volatile uint64_t*)&found.record, sizeof found.record);
+  for (uint32_t i = 0; i < found.record.name_length; i++) ((volatile char*)text)[i] = found.name[i];
+  close_user_memory(state);
+  return (int64_t)((sizeof found.record + found.record.name_length + (uint64_t)command + 7) & ~7ull);
+}
+
+static int64_t list(struct process_walk* walk, struct runner_state* state, uint64_t out, uint64_t size) {
   int64_t used = 0;
-  while (size - (uint64_t)used >= PROCESS_WALK_ROOM && !state->slept) {
-    const uint64_t pid = ((function)walk->find_ge_pid)((uint32_t)walk->next, walk->pid_namespace, 0, 0);
+  while (used >= 0 && size - (uint64_t)used >= PROCESS_WALK_ROOM && !state->slept) {
+    const uint64_t pid = ask(walk->find_ge_pid, (uint32_t)walk->next, walk->pid_namespace, 0, 0, 0);
     if (pid == 0) break;
-    const int32_t number = *(const int32_t*)(pid + (uint64_t)(int64_t)walk->pid_number);
-    if (number < walk->next || number == INT32_MAX) {
-      used = -ERRNO_IO;
-      break;
-    }
+    const int32_t number = (int32_t)half_at(pid, walk->pid_number);
+    if (number < walk->next || number == INT32_MAX) return -ERRNO_IO;
     walk->next = number + 1;
-    const uint64_t task = ((function)walk->pid_task)(pid, walk->process_type, 0, 0);
+    const uint64_t task = ask(walk->pid_task, pid, walk->process_type, 0, 0, 0);
     if (task == 0) continue;
     /* Each process is as good as a call to whoever watches for calls that do not end. */
     state->calls++;
-    *stat_subject = *command_subject = pid;
-    const uint64_t record = out + (uint64_t)used;
-    const int64_t taken = describe(walk, state, task, stat_file, command_file, record);
-    if (taken == 0) continue;
-    open_user_memory(state);
-    ((struct process_record*)record)->pid = (uint32_t)number;
-    close_user_memory(state);
-    used += taken;
+    const int64_t taken = record_process(walk, state, pid, task, out + (uint64_t)used);
+    used = taken < 0 ? taken : used + taken;
   }
-  *stat_subject = stat_owner;
-  *command_subject = command_owner;
   return used;
 }
 
 /* Returns the bytes of records in `out`, 0 when there are no more, or a negative errno. */
-__attribute__((section(".text.entry"))) int64_t walk_processes(uint64_t told, uint64_t stat_file, uint64_t command_file,
-                                                               uint64_t out, uint64_t size, uint64_t state_address) {
+__attribute__((section(".text.entry"))) int64_t walk_processes(uint64_t told, uint64_t out, uint64_t size,
+                                                               uint64_t unused1, uint64_t unused2, uint64_t state_address) {
   struct runner_state* const state = (struct runner_state*)state_address;
   struct process_walk walk;
+  (void)unused1, (void)unused2;
   open_user_memory(state);
   copy_words((volatile uint64_t*)&walk, (const volatile uint64_t*)told, sizeof walk);
   close_user_memory(state);
-  const int64_t used = list(&walk, state, stat_file, command_file, out, size);
+  const int64_t used = list(&walk, state, out, size);
   open_user_memory(state);
   ((struct process_walk*)told)->next = walk.next;
   close_user_memory(state);

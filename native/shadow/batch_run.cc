@@ -28,8 +28,8 @@ constexpr uint64_t kProcessWalkOffset = Scratch::kProgramOffset + kPageSize;
 static_assert(sizeof kBatchRunnerCode <= kPageSize && sizeof kProcessWalkCode <= kPageSize);
 static_assert(kProcessWalkOffset + kPageSize <= Scratch::kProgramOffset + Scratch::kProgramSize);
 // What src/inspect/processWalk.ts believes of it.
-static_assert(sizeof(process_walk) == 80 && offsetof(process_walk, next) == 76 && sizeof(process_record) == 24 &&
-              PROCESS_WALK_ROOM == (2 << 20) + 2048);
+static_assert(sizeof(process_walk) == 184 && offsetof(process_walk, next) == 176 && sizeof(process_record) == 104 &&
+              PROCESS_WALK_ROOM == (2 << 20) + 1024);
 static_assert(sizeof(runner_state) <= Scratch::kStateSize);
 // What batch_runner.c believes of the encoded batch.
 static_assert(sizeof(ArgumentRecord) == 32 && offsetof(ArgumentRecord, value) == 16 &&

@@ -51,16 +51,11 @@ export function parseStat(bytes: Buffer, pid: string): StatFields {
   };
 }
 
-/** The task's flags (include/linux/sched.h, PF_*) alone. @throws PenumbraError CORRUPT */
-export function parseFlags(bytes: Buffer, pid: string): number {
-  return numberAt(divide(bytes, pid, 7).words, 9, pid);
-}
-
-function divide(bytes: Buffer, pid: string, limit?: number): { comm: Buffer; words: string[] } {
+function divide(bytes: Buffer, pid: string): { comm: Buffer; words: string[] } {
   const open = bytes.indexOf('(');
   const close = bytes.lastIndexOf(')');
   if (open < 0 || close < open) throw malformed(pid);
-  return { comm: bytes.subarray(open + 1, close), words: bytes.toString('latin1', close + 2).split(' ', limit) };
+  return { comm: bytes.subarray(open + 1, close), words: bytes.toString('latin1', close + 2).split(' ') };
 }
 
 function numberAt(words: readonly string[], field: number, pid: string): number {

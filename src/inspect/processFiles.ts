@@ -8,20 +8,19 @@ import { bytesOf, type Operand, StepList } from '../shadow/stepList.js';
 import { decodeDirents } from '../shadow/structs/dirent.js';
 import { stat as statType } from '../shadow/structs/file.js';
 import { addClocks } from './clocks.js';
-import { PF_KTHREAD, type ProcessSample } from './processes.js';
-import { parseFlags } from './procStat.js';
+import { PF_KTHREAD, type ProcessSample, pageSize } from './processes.js';
+import { parseStat, type StatFields } from './procStat.js';
 
 /** The kernel's own limit is 4 million processes (PID_MAX_LIMIT); a listing of that many names is about 100 MB. */
 const largestListing = 128 << 20;
 const statSize = 1024;
 const largestCommandLine = 2 << 20;
-const pageSize = 4096;
 
 /**
  * What /proc says of all processes, by system calls alone, as ps(1) asks them. It goes by what the borrowed task can see
  * there: the /proc of its namespaces, less what that one hides.
  *
- * @throws GuestError when /proc is not there; CallError when a call does not return
+ * @throws GuestError when /proc is not there; CallError when a call does not return; PenumbraError CORRUPT
  */
 export async function sampleProcessFiles(shadow: Shadow): Promise<ProcessSample> {
   const { fd, pids, clocks } = await listNames(shadow);
@@ -40,7 +39,7 @@ export async function sampleProcessFiles(shadow: Shadow): Promise<ProcessSample>
 }
 
 interface Answer {
-  stat: Buffer;
+  stat: StatFields;
   /** struct stat of the process's directory */
   owner?: Buffer | undefined;
   commandLine?: Buffer | undefined;
@@ -73,7 +72,7 @@ async function askForStats(shadow: Shadow, proc: bigint, pids: readonly string[]
   const answers = new Map<string, Answer>();
   pids.forEach((pid, index) => {
     const stat = bytesOf(results, steps[index] as number);
-    if (stat !== undefined && stat.length > 0) answers.set(pid, { stat });
+    if (stat !== undefined && stat.length > 0) answers.set(pid, { stat: parseStat(stat, pid) });
   });
   return answers;
 }
@@ -82,7 +81,7 @@ async function askForStats(shadow: Shadow, proc: bigint, pids: readonly string[]
 async function askForDetails(shadow: Shadow, proc: bigint, answers: ReadonlyMap<string, Answer>): Promise<void> {
   const list = new StepList();
   const asked = [...answers]
-    .filter(([pid, { stat }]) => (parseFlags(stat, pid) & PF_KTHREAD) === 0)
+    .filter(([, { stat }]) => (stat.flags & PF_KTHREAD) === 0)
     .map(([pid, answer]) => ({
       answer,
       owner: list.stat(proc, pid, 0),

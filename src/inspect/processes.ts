@@ -1,17 +1,17 @@
-import { parseStat } from './procStat.js';
+import type { StatFields } from './procStat.js';
 import type { Process } from './records.js';
 
 /** USER_HZ, which the kernel's interfaces to programs count in on x86 whatever its own HZ is. */
 const ticksPerSecond = 100;
-const pageSize = 4096;
+export const pageSize = 4096;
 /** include/linux/sched.h */
 export const PF_KTHREAD = 0x200000;
 
 /** One process as the guest's kernel describes it. */
 export interface SampledProcess {
   pid: number;
-  /** /proc/pid/stat */
-  stat: Buffer;
+  /** what /proc/pid/stat tells */
+  stat: StatFields;
   /** effective ids; kernel threads have none of their own */
   owner: { uid: number; gid: number } | undefined;
   /** /proc/pid/cmdline, where there is one */
@@ -26,35 +26,34 @@ export interface ProcessSample {
   processes: SampledProcess[];
 }
 
-/** The processes of a sample, by pid. @throws PenumbraError CORRUPT */
+/** The processes of a sample, by pid. */
 export function describeProcesses({ realtime, boottime, processes }: ProcessSample): Process[] {
   const bootTime = milliseconds(realtime) - milliseconds(boottime);
   return processes.map((sampled) => describe(sampled, bootTime)).sort((a, b) => a.pid - b.pid);
 }
 
 function describe({ pid, stat, owner, commandLine }: SampledProcess, bootTime: number): Process {
-  const fields = parseStat(stat, String(pid));
-  const kernelThread = (fields.flags & PF_KTHREAD) !== 0;
+  const kernelThread = (stat.flags & PF_KTHREAD) !== 0;
   return {
     pid,
-    ppid: fields.ppid,
+    ppid: stat.ppid,
     ...(kernelThread || owner === undefined ? { uid: 0, gid: 0 } : owner),
-    state: fields.state,
-    comm: fields.comm,
+    state: stat.state,
+    comm: stat.comm,
     args: splitArguments(commandLine),
     kernelThread,
-    startTime: Math.round(bootTime + (fields.startTicks * 1000) / ticksPerSecond),
-    rss: fields.rssPages * pageSize,
-    vsize: fields.vsize,
-    utime: (fields.utimeTicks * 1000) / ticksPerSecond,
-    stime: (fields.stimeTicks * 1000) / ticksPerSecond,
-    tty: fields.tty,
-    pgrp: fields.pgrp,
-    session: fields.session,
-    priority: fields.priority,
-    nice: fields.nice,
-    threads: fields.threads,
-    processor: fields.processor,
+    startTime: Math.round(bootTime + (stat.startTicks * 1000) / ticksPerSecond),
+    rss: stat.rssPages * pageSize,
+    vsize: stat.vsize,
+    utime: (stat.utimeTicks * 1000) / ticksPerSecond,
+    stime: (stat.stimeTicks * 1000) / ticksPerSecond,
+    tty: stat.tty,
+    pgrp: stat.pgrp,
+    session: stat.session,
+    priority: stat.priority,
+    nice: stat.nice,
+    threads: stat.threads,
+    processor: stat.processor,
   };
 }
 

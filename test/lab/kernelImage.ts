@@ -37,7 +37,8 @@ export interface MadeImage {
 
 export const IMAGE_BANNER =
   'Linux version 9.9.9-made (builder@host) (cc 1.0, ld 1.0) #1 SMP PREEMPT_DYNAMIC Thu Jan 1 00:00:00 UTC 1970';
-const LINKED_TEXT = 0xffffffff81000000n;
+/** Where a kernel without KASLR begins (arch/x86/include/asm/page_64_types.h). */
+export const LINKED_TEXT = 0xffffffff81000000n;
 const IMAGE_GPA = 4 << 20;
 const IMAGE_SIZE = 8 << 20;
 const TABLES = 0x200000;

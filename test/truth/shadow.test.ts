@@ -374,7 +374,8 @@ async function sampleBothWays(t: Test, kernel: Kernel, shadow: Shadow): Promise<
 /** Kernel threads have an owner and a command line or not: either means the same. */
 function printable({ processes }: ProcessSample): object[] {
   return processes.map(({ pid, stat, owner = { uid: 0, gid: 0 }, commandLine = Buffer.alloc(0) }) => ({
-    ...{ pid, owner, stat: stat.toString('latin1'), commandLine: commandLine.toString('latin1') },
+    ...{ pid, owner, commandLine: commandLine.toString('latin1') },
+    ...{ ...stat, comm: stat.comm.toString('latin1') },
   }));
 }
 
