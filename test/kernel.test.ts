@@ -23,7 +23,15 @@ import type { LabSpec } from '../src/lab/index.js';
 import type { PhysicalMemory, VcpuState } from '../src/target/target.js';
 import { BtfBlob } from './lab/btfBlob.js';
 import { labGuest } from './lab/driver.js';
-import { IMAGE_BANNER, IMAGE_LAYOUTS, imageSymbols, LINKED_TEXT, type MadeImage, makeImage, vcpu } from './lab/kernelImage.js';
+import {
+  IMAGE_BANNER,
+  IMAGE_LAYOUTS,
+  imageSymbols,
+  LINKED_TEXT,
+  type MadeImage,
+  makeImage,
+  vcpu,
+} from './lab/kernelImage.js';
 import { kallsymsLine, parseStatus, usesIsolation, vcpusOf } from './lab/kernelTruth.js';
 import { RamBuffer, RamFile, WalkedMemory } from './lab/ramFile.js';
 

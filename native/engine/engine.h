@@ -12,6 +12,12 @@
 
 namespace penumbra {
 
+/// What a time-stamp counter may be at a moment.
+struct CounterRange {
+  uint64_t from;
+  uint64_t to;  ///< inclusive
+};
+
 /// System state of the virtual CPU that runs the calls. The CPU starts every call at privilege level 0 in 64-bit mode.
 struct CpuContext {
   uint64_t cr0, cr3, cr4, cr8, efer;
@@ -21,9 +27,9 @@ struct CpuContext {
   uint64_t gdt_base;
   uint32_t gdt_limit;
   uint64_t tss_base;
-  uint32_t cpu_number;          ///< what RDPID and RDTSCP say
-  uint64_t xcr0;                ///< 0 where the guest's processor has none
-  std::optional<uint64_t> tsc;  ///< time-stamp counter, where it is known
+  uint32_t cpu_number;              ///< what RDPID and RDTSCP say
+  uint64_t xcr0;                    ///< 0 where the guest's processor has none
+  std::optional<CounterRange> tsc;  ///< time-stamp counter, where it is known
 };
 
 /// Registers at the first instruction of a function: System V AMD64 ABI, section 3.2.3. `stack` already holds the

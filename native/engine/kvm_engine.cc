@@ -81,6 +81,7 @@ void KvmEngine::Load(const CpuContext& context) {
   if (broken_) CreateMachine();
   context_ = context;
   PlantTraps();
+  if (given_up_) vm_->ForgetMsrs();
   LoadState(context, pristine_, &*vm_);
   if (given_up_) vm_->ClearEvents();
   given_up_ = false;

@@ -5,6 +5,7 @@
 
 #include <linux/kvm.h>
 
+#include <algorithm>
 #include <cstdint>
 
 namespace penumbra {
@@ -34,6 +35,13 @@ struct KvmMsrs {
   void Add(uint32_t index, uint64_t value) {
     entries[count].index = index;
     entries[count++].data = value;
+  }
+
+  bool operator==(const KvmMsrs& other) const {
+    const auto same = [](const kvm_msr_entry& a, const kvm_msr_entry& b) {
+      return a.index == b.index && a.data == b.data;
+    };
+    return std::equal(entries, entries + count, other.entries, other.entries + other.count, same);
   }
 };
 

@@ -6,7 +6,6 @@ namespace penumbra {
 
 namespace {
 
-constexpr uint32_t kMsrTsc = 0x10;
 constexpr uint32_t kMsrKernelGsBase = 0xc0000102;
 constexpr uint32_t kMsrTscAux = 0xc0000103;
 
@@ -69,6 +68,12 @@ kvm_segment NoLocalTable() {
   return segment;
 }
 
+void LoadCounter(const CounterRange& range, KvmVm* vm) {
+  const std::optional<uint64_t> now = vm->Counter();
+  if (now && *now >= range.from && *now <= range.to) return;
+  if (!vm->SetCounter(range.from)) throw Error("ENGINE", "KVM: cannot set the counter");
+}
+
 }  // namespace
 
 void LoadState(const CpuContext& context, const kvm_sregs& pristine, KvmVm* vm) {
@@ -98,10 +103,10 @@ void LoadState(const CpuContext& context, const kvm_sregs& pristine, KvmVm* vm) 
   if ((registers.cr4 & kCr4OsXsave) != 0 && !vm->SetXcr0(context.xcr0)) vm->SetXcr0(kXcr0Legacy);
   KvmMsrs msrs;
   msrs.Add(kMsrKernelGsBase, context.kernel_gs_base);
-  if (context.tsc) msrs.Add(kMsrTsc, *context.tsc);
   // Last: processors without RDTSCP have no such register.
   msrs.Add(kMsrTscAux, context.cpu_number);
-  if (vm->SetMsrs(msrs) < msrs.count - 1) throw Error("ENGINE", "KVM: cannot set the other GS base and the counter");
+  if (vm->SetMsrs(msrs) < msrs.count - 1) throw Error("ENGINE", "KVM: cannot set the other GS base");
+  if (context.tsc) LoadCounter(*context.tsc, vm);
 }
 
 kvm_regs RegistersOf(const CallRegisters& call) {

@@ -2,14 +2,22 @@
 
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <x86intrin.h>
 
 #include <string>
 
 #include "error.h"
 
+#ifndef KVM_VCPU_TSC_CTRL  // since 5.16
+#define KVM_VCPU_TSC_CTRL 0
+#define KVM_VCPU_TSC_OFFSET 0
+#endif
+
 namespace penumbra {
 
 namespace {
+
+constexpr uint32_t kMsrTsc = 0x10;
 
 // Three pages that Intel processors without "unrestricted guest" need below 4 GiB, where QEMU has them too.
 constexpr unsigned long kTssAddress = 0xfeffd000;
@@ -123,6 +131,36 @@ void KvmVm::SetSingleStep(bool on) {
 }
 
 uint32_t KvmVm::SetMsrs(const KvmMsrs& msrs) {
+  if (msrs_ == msrs) return msrs_set_;
+  msrs_set_ = WriteMsrs(msrs);
+  msrs_ = msrs;
+  return msrs_set_;
+}
+
+// A value that is written to the counter's MSR does not count when it is less than a second from what is there: KVM
+// takes it for one of several processors that are to be the same (arch/x86/kvm/x86.c, kvm_synchronize_tsc).
+bool KvmVm::SetCounter(uint64_t value) {
+  const uint64_t offset = value - __rdtsc();
+  kvm_device_attr attribute{};
+  attribute.group = KVM_VCPU_TSC_CTRL;
+  attribute.attr = KVM_VCPU_TSC_OFFSET;
+  attribute.addr = reinterpret_cast<uint64_t>(&offset);
+  counter_offset_.reset();
+  if (ioctl(vcpu_.get(), KVM_SET_DEVICE_ATTR, &attribute) == 0) {
+    counter_offset_ = offset;
+    return true;
+  }
+  KvmMsrs counter;
+  counter.Add(kMsrTsc, value);
+  return WriteMsrs(counter) == 1;
+}
+
+std::optional<uint64_t> KvmVm::Counter() const {
+  if (!counter_offset_) return std::nullopt;
+  return *counter_offset_ + __rdtsc();
+}
+
+uint32_t KvmVm::WriteMsrs(const KvmMsrs& msrs) {
   const int set = ioctl(vcpu_.get(), kKvmSetMsrs, &msrs);
   return set < 0 ? 0 : static_cast<uint32_t>(set);
 }

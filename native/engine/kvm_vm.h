@@ -49,7 +49,16 @@ class KvmVm {
   void SetSingleStep(bool on);
 
   /// Sets them in their order and returns how many: KVM stops at one that it does not have or whose value it refuses.
+  /// Does nothing when they were set to the same the last time.
   uint32_t SetMsrs(const KvmMsrs& msrs);
+  /// After code that may have been interrupted between two that belong together.
+  void ForgetMsrs() { msrs_.reset(); }
+
+  /// Sets the time-stamp counter, which runs on from there. False when KVM refuses.
+  bool SetCounter(uint64_t value);
+  /// What the counter is now, where this KVM lets that be told.
+  std::optional<uint64_t> Counter() const;
+
   /// False when this KVM has no such register or does not take the value.
   bool SetXcr0(uint64_t value);
 
@@ -58,6 +67,7 @@ class KvmVm {
  private:
   void AddMemory(const std::vector<MappedRegion>& regions);
   void SetCpuid(const KvmDevice& device);
+  uint32_t WriteMsrs(const KvmMsrs& msrs);
 
   KvmDescriptor vm_;
   KvmDescriptor vcpu_;
@@ -65,7 +75,10 @@ class KvmVm {
   size_t run_size_;
   kvm_run* run_ = nullptr;
   bool stepping_ = false;
-  std::optional<uint64_t> xcr0_;  ///< as it was set last
+  std::optional<uint64_t> xcr0_;            ///< as it was set last
+  std::optional<KvmMsrs> msrs_;             ///< as they were set last
+  uint32_t msrs_set_ = 0;                   ///< so many of them
+  std::optional<uint64_t> counter_offset_;  ///< from the host's counter
 };
 
 }  // namespace penumbra

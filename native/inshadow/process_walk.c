@@ -1,10 +1,11 @@
-/* Lists processes inside a shadow, as one step of a batch: goes through the guest's table of process numbers and gathers
- * of each process what /proc/PID/stat and /proc/PID/cmdline are made from (fs/proc/array.c, do_task_stat). Whatever has
- * to be worked out is asked of the guest's kernel: numbers, times, names, sizes, owners; plain members are read. Making
- * the text of a stat file would be nine tenths of the work, most of it writing numbers as decimals.
+/* Lists processes inside a shadow, as one step of a batch: goes through the guest's table of process numbers and
+ * gathers of each process what /proc/PID/stat and /proc/PID/cmdline are made from (fs/proc/array.c, do_task_stat).
+ * Whatever has to be worked out is asked of the guest's kernel: numbers, times, names, sizes, owners; plain members are
+ * read. Making the text of a stat file would be nine tenths of the work, most of it writing numbers as decimals.
  *
- * The function behind /proc/PID/cmdline asks its file for the process only, through the inode (fs/proc/internal.h, struct
- * proc_inode): a file that consists of these two pointers will do, which spares looking up, opening and closing one.
+ * The function behind /proc/PID/cmdline asks its file for the process only, through the inode (fs/proc/internal.h,
+ * struct proc_inode): a file that consists of these two pointers will do, which spares looking up, opening and closing
+ * one.
  *
  * The guest's structures are its own affair: what cannot be read is a fault of the guest's kernel that ends the step.
  */
@@ -101,7 +102,8 @@ static void describe(const struct process_walk* walk, uint64_t task, struct foun
 static int64_t read_command(const struct process_walk* walk, uint64_t pid, uint64_t out) {
   uint64_t file[PROCESS_WALK_FILE / 8];
   clear_words(file, sizeof file);
-  *(uint64_t*)((uint64_t)file + (uint64_t)(int64_t)walk->file_inode) = (uint64_t)&pid - (uint64_t)(int64_t)walk->inode_pid;
+  *(uint64_t*)((uint64_t)file + (uint64_t)(int64_t)walk->file_inode) =
+      (uint64_t)&pid - (uint64_t)(int64_t)walk->inode_pid;
   int64_t position = 0;
   const int64_t length =
       (int64_t)ask(walk->read_cmdline, (uint64_t)file, out, PROCESS_WALK_COMMAND, (uint64_t)&position, 0);
@@ -159,7 +161,8 @@ static int64_t list(struct process_walk* walk, struct runner_state* state, uint6
 
 /* Returns the bytes of records in `out`, 0 when there are no more, or a negative errno. */
 __attribute__((section(".text.entry"))) int64_t walk_processes(uint64_t told, uint64_t out, uint64_t size,
-                                                               uint64_t unused1, uint64_t unused2, uint64_t state_address) {
+                                                               uint64_t unused1, uint64_t unused2,
+                                                               uint64_t state_address) {
   struct runner_state* const state = (struct runner_state*)state_address;
   struct process_walk walk;
   (void)unused1, (void)unused2;

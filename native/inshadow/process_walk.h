@@ -13,16 +13,16 @@ extern "C" {
  * own note of how far it is. */
 struct process_walk {
   /* Functions of the guest's kernel. */
-  uint64_t find_ge_pid;       /* struct pid *(int nr, struct pid_namespace *) */
-  uint64_t pid_task;          /* struct task_struct *(struct pid *, enum pid_type) */
-  uint64_t task_pid_nr_ns;    /* pid_t (struct task_struct *, enum pid_type, struct pid_namespace *) */
-  uint64_t group_cputime;     /* void (struct task_struct *, u64 *utime, u64 *stime) */
-  uint64_t proc_task_name;    /* void (struct seq_file *, struct task_struct *, bool escape) */
-  uint64_t tty_devnum;        /* dev_t (struct tty_struct *) */
-  uint64_t task_dump_owner;   /* void (struct task_struct *, umode_t, kuid_t *, kgid_t *) */
-  uint64_t task_statm;        /* unsigned long (struct mm_struct *, unsigned long *shared, *text, *data, *resident) */
-  uint64_t read_cmdline;      /* ssize_t (struct file *, char __user *, size_t, loff_t *), of /proc/PID/cmdline */
-  uint64_t pid_namespace;     /* in which processes are looked for */
+  uint64_t find_ge_pid;     /* struct pid *(int nr, struct pid_namespace *) */
+  uint64_t pid_task;        /* struct task_struct *(struct pid *, enum pid_type) */
+  uint64_t task_pid_nr_ns;  /* pid_t (struct task_struct *, enum pid_type, struct pid_namespace *) */
+  uint64_t group_cputime;   /* void (struct task_struct *, u64 *utime, u64 *stime) */
+  uint64_t proc_task_name;  /* void (struct seq_file *, struct task_struct *, bool escape) */
+  uint64_t tty_devnum;      /* dev_t (struct tty_struct *) */
+  uint64_t task_dump_owner; /* void (struct task_struct *, umode_t, kuid_t *, kgid_t *) */
+  uint64_t task_statm;      /* unsigned long (struct mm_struct *, unsigned long *shared, *text, *data, *resident) */
+  uint64_t read_cmdline;    /* ssize_t (struct file *, char __user *, size_t, loff_t *), of /proc/PID/cmdline */
+  uint64_t pid_namespace;   /* in which processes are looked for */
   /* Bytes from the start of the structure. */
   int32_t pid_number; /* struct pid: its number in the initial namespace */
   /* struct task_struct */
@@ -30,7 +30,7 @@ struct process_walk {
   int32_t task_real_parent, task_signal, task_comm;
   int32_t signal_tty, signal_threads; /* struct signal_struct */
   int32_t file_inode;                 /* struct file: f_inode */
-  int32_t inode_pid; /* from an inode of /proc to the struct pid * that it is about; may be negative */
+  int32_t inode_pid;                  /* from an inode of /proc to the struct pid * that it is about; may be negative */
   int32_t seq_buffer, seq_size, seq_count; /* struct seq_file */
   /* enum pid_type */
   uint32_t process_type, group_type, session_type;
@@ -48,21 +48,21 @@ struct process_record {
   int32_t priority, static_priority;    /* as in the task_struct */
   uint32_t threads;
   uint32_t cpu;
-  uint32_t terminal;          /* dev_t inside the kernel; 0 is none */
-  uint32_t name_length;       /* bytes */
-  uint32_t command_length;    /* bytes; 0 for kernel threads and zombies */
-  uint64_t user_time;         /* ns */
-  uint64_t system_time;       /* ns */
-  uint64_t start_time;        /* ns after boot */
-  uint64_t size, resident;    /* pages; 0 for kernel threads and zombies */
+  uint32_t terminal;       /* dev_t inside the kernel; 0 is none */
+  uint32_t name_length;    /* bytes */
+  uint32_t command_length; /* bytes; 0 for kernel threads and zombies */
+  uint64_t user_time;      /* ns */
+  uint64_t system_time;    /* ns */
+  uint64_t start_time;     /* ns after boot */
+  uint64_t size, resident; /* pages; 0 for kernel threads and zombies */
 };
 
 enum {
-  PROCESS_WALK_COMM = 16,                     /* TASK_COMM_LEN, include/linux/sched.h */
-  PROCESS_WALK_NAME = 64,                     /* the kernel writes no longer one */
-  PROCESS_WALK_FILE = 512,                    /* a struct file and a struct seq_file have to fit in */
-  PROCESS_WALK_COMMAND = 2 << 20,             /* a command line is shorter */
-  PROCESS_WALK_ROOM = (2 << 20) + 1024        /* what one process may need */
+  PROCESS_WALK_COMM = 16,              /* TASK_COMM_LEN, include/linux/sched.h */
+  PROCESS_WALK_NAME = 64,              /* the kernel writes no longer one */
+  PROCESS_WALK_FILE = 512,             /* a struct file and a struct seq_file have to fit in */
+  PROCESS_WALK_COMMAND = 2 << 20,      /* a command line is shorter */
+  PROCESS_WALK_ROOM = (2 << 20) + 1024 /* what one process may need */
 };
 
 #ifdef __cplusplus

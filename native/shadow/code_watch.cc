@@ -23,6 +23,7 @@ bool CodeWatch::Covers(uint64_t gpa) const {
 }
 
 bool CodeWatch::Changed() {
+  if (text_.empty() && others_.empty()) return false;
   const std::optional<uint64_t> version = ReadVersion();
   const bool text_may_differ = !version || version != version_;
   const bool changed = Differs(others_) || (text_may_differ && Differs(text_));

@@ -174,12 +174,11 @@ Context BuildContext(const Recipe& recipe, const std::vector<VcpuState>& vcpus, 
   context.cpu.xcr0 = recipe.xcr0;
   if (recipe.counter) context.cpu.tsc = ReadCounter(*recipe.counter, kernel, context.per_cpu_base);
 
-  ApplyPatches(recipe, context, memory);
+  for (const Patch& patch : recipe.patches) Apply(patch, kernel, recipe, context);
   for (const Sample& sample : recipe.samples) {
     if (sample.code_offset + sample.width > Scratch::kReturnOffset - Scratch::kCodeOffset) continue;
     const uint64_t from = kernel.Resolve(sample.from, context.per_cpu_base, recipe.borrowed_task);
-    ReadVirtual(memory.table(), {recipe.kernel_root, recipe.levels}, from, scratch->code() + sample.code_offset,
-                sample.width);
+    kernel.TryCopy(from, scratch->code() + sample.code_offset, sample.width);
   }
   return context;
 }

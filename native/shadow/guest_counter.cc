@@ -20,6 +20,8 @@ struct ClockPage {
 static_assert(sizeof(ClockPage) == 32);
 
 constexpr int kMostShift = 31;
+// An idle guest has hardly any clock interrupts.
+constexpr uint64_t kLongestIdle = 1'000'000'000;
 
 std::optional<uint64_t> CounterAt(const ClockPage& page, uint64_t nanoseconds) {
   if (page.multiplier == 0 || page.shift > kMostShift || page.shift < -kMostShift) return std::nullopt;
@@ -35,22 +37,26 @@ std::optional<uint64_t> CounterAt(const ClockPage& page, uint64_t nanoseconds) {
 
 }  // namespace
 
-std::optional<uint64_t> ReadCounter(const CounterRule& rule, const KernelReader& kernel, uint64_t per_cpu_base) {
+std::optional<CounterRange> ReadCounter(const CounterRule& rule, const KernelReader& kernel, uint64_t per_cpu_base) {
   uint64_t clock;
   uint64_t last;
   if (!kernel.TryRead(kernel.Resolve(rule.clock, per_cpu_base, 0), &clock) ||
       !kernel.TryRead(kernel.Resolve(rule.last, per_cpu_base, 0), &last)) {
     return std::nullopt;
   }
-  if (std::find(rule.counter_clocks.begin(), rule.counter_clocks.end(), clock) != rule.counter_clocks.end())
-    return last;
+  if (std::find(rule.counter_clocks.begin(), rule.counter_clocks.end(), clock) != rule.counter_clocks.end()) {
+    return CounterRange{last, last};
+  }
   if (rule.page_clock == 0 || clock != rule.page_clock) return std::nullopt;
   uint64_t address;
   ClockPage page;
   if (!kernel.TryRead(kernel.Resolve(rule.page, per_cpu_base, 0), &address) || !kernel.TryRead(address, &page)) {
     return std::nullopt;
   }
-  return CounterAt(page, last);
+  const std::optional<uint64_t> from = CounterAt(page, last);
+  const std::optional<uint64_t> to = CounterAt(page, last + kLongestIdle);
+  if (!from || !to || *to < *from) return std::nullopt;
+  return CounterRange{*from, *to};
 }
 
 }  // namespace penumbra

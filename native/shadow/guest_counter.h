@@ -5,14 +5,16 @@
 #include <cstdint>
 #include <optional>
 
+#include "engine/engine.h"
 #include "shadow/kernel_reader.h"
 #include "shadow/recipe.h"
 
 namespace penumbra {
 
-/// What the counter was at the guest's last clock interrupt, at most milliseconds ago. Nothing where the guest keeps
-/// its time by another device, or its data do not make sense.
-std::optional<uint64_t> ReadCounter(const CounterRule& rule, const KernelReader& kernel, uint64_t per_cpu_base);
+/// From what the counter was at the guest's last clock interrupt on, which was milliseconds ago where the guest is
+/// busy. That is all where it may stand while the guest stands; under KVM it runs on. Nothing where the guest keeps its
+/// time by another device, or its data do not make sense.
+std::optional<CounterRange> ReadCounter(const CounterRule& rule, const KernelReader& kernel, uint64_t per_cpu_base);
 
 }  // namespace penumbra
 

@@ -359,13 +359,21 @@ void CheckProcessor(const EngineChoice& choice) {
   if (speed.guest_rate < speed.host_rate / 20) return;
   // An unknown MSR is an exception, whose handler goes on behind the instruction; RAX stays what it was.
   Check(Returned(bench.Try(Bytes{0xb8, 9, 0, 0, 0} + msr(0x4711, 0x32) + Bytes{kRet}), 9), "an unknown MSR does not");
-  CpuContext context = Context();
-  context.tsc = uint64_t{1} << 40;
   bench.machine.Put(kFunction, {0x0f, 0x31, 0x48, 0xc1, 0xe2, 0x20, 0x48, 0x09, 0xd0, kRet});  // rdtsc in RAX
-  bench.Load(context);
-  const Outcome counter = bench.Call();
-  Check(counter.reason == StopReason::kReturned && counter.value >= *context.tsc && counter.value < *context.tsc * 2,
-        "the time-stamp counter goes on from the guest's");
+  constexpr uint64_t kLittle = 1'000'000'000, kStart = uint64_t{1} << 40;
+  uint64_t counter = 0;
+  const auto counts_from = [&bench, &counter](uint64_t from, uint64_t to, uint64_t expected) {
+    CpuContext context = Context();
+    context.tsc = CounterRange{from, to};
+    bench.Load(context);
+    const Outcome outcome = bench.Call();
+    counter = outcome.value;
+    return outcome.reason == StopReason::kReturned && counter >= expected && counter < expected + kLittle;
+  };
+  Check(counts_from(kStart, kStart, kStart), "the time-stamp counter goes on from the guest's");
+  Check(counts_from(counter + 1000, counter + 1000, counter + 1000), "also when it is close to that");
+  Check(counts_from(kStart, counter + kLittle, counter), "it runs on as far as it may");
+  Check(counts_from(kStart, kStart, kStart), "and is set back where it may not");
 }
 
 const EngineChoice kUnicorn{"unicorn", ""};
