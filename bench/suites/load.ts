@@ -1,14 +1,13 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { Guest } from '../../src/index.js';
 import type { BatchStep } from '../../src/shadow/batch.js';
 import type { ShadowTimes } from '../../src/shadow/shadow.js';
 import { StepList } from '../../src/shadow/stepList.js';
+import { afterPause } from '../pause.js';
 import type { Report } from '../report.js';
 import { repeat, summarise } from '../statistics.js';
 
 /** rounds after which native/shadow/shadow.cc first gives back all private pages */
 const FORGOTTEN_AFTER = 16;
-const PAUSE_MS = 3;
 
 /** From the stop to the loaded context, against what stopping and reading registers cost by themselves. */
 export async function measureLoad(guest: Guest, report: Report, rounds: number): Promise<void> {
@@ -57,10 +56,4 @@ async function enter(guest: Guest, steps: BatchStep[]): Promise<ShadowTimes> {
     await shadow.batch(steps);
     return shadow.times;
   });
-}
-
-/** All stops meet a guest that has been running for a while. */
-async function afterPause<Value>(measure: () => Promise<Value>): Promise<Value> {
-  await sleep(PAUSE_MS);
-  return measure();
 }

@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import type { Guest } from '../../src/index.js';
 import type { LabGuest } from '../../src/lab/index.js';
+import { afterPause } from '../pause.js';
 import type { Report } from '../report.js';
 import { repeat, type Summary, summarise } from '../statistics.js';
 
@@ -17,7 +18,7 @@ export async function measureSession(lab: LabGuest, guest: Guest, report: Report
   const count = (await guest.processes()).length;
   report.suite(`ps of ${count} processes in a session`);
   const samples = await repeat(rounds, async () => {
-    await guest.processes();
+    await afterPause(() => guest.processes());
     return guest.counts.lastStandstill;
   });
   const standstill = summarise(samples);
