@@ -86,15 +86,24 @@ void PrivateRam::KeepOverlaysOfPrivatePages() {
   });
 }
 
-void PrivateRam::Refresh() {
+void PrivateRam::Refresh(Look look) {
+  if (look == Look::kOneInTurn && !LookAtOne()) look = Look::kAll;
   for (const uint64_t gpa : private_pages_) {
-    uint8_t* const own = table_.At(gpa, kPageSize);
-    const uint8_t* const guest = ram_.At(gpa, kPageSize);
-    if (StandsAsOverlaid(gpa, own, guest)) continue;
-    std::memcpy(own, guest, kPageSize);
-    overlay_losses_ += overlays_.erase(gpa);
+    const auto overlaid = overlays_.find(gpa);
+    if (overlaid != overlays_.end() && (look == Look::kOneInTurn || StandsAsOverlaid(*overlaid))) continue;
+    std::memcpy(table_.At(gpa, kPageSize), ram_.At(gpa, kPageSize), kPageSize);
+    if (overlaid == overlays_.end()) continue;
+    overlays_.erase(overlaid);
+    overlay_losses_++;
   }
   if (lazy_) lazy_->Refresh();
+}
+
+// True when the page whose turn it is stands as it was.
+bool PrivateRam::LookAtOne() {
+  if (overlays_.empty()) return true;
+  turn_ = (turn_ + 1) % overlays_.size();
+  return StandsAsOverlaid(*std::next(overlays_.begin(), static_cast<ptrdiff_t>(turn_)));
 }
 
 bool PrivateRam::Overlay(uint64_t gpa, const uint8_t* bytes, size_t size) {
@@ -118,11 +127,11 @@ bool PrivateRam::Overlay(uint64_t gpa, const uint8_t* bytes, size_t size) {
   return is_fork;
 }
 
-bool PrivateRam::StandsAsOverlaid(uint64_t gpa, const uint8_t* own, const uint8_t* guest) const {
-  const auto overlaid = overlays_.find(gpa);
-  if (overlaid == overlays_.end()) return false;
+bool PrivateRam::StandsAsOverlaid(const std::pair<const uint64_t, std::vector<Patch>>& overlaid) const {
+  const uint8_t* const own = table_.At(overlaid.first, kPageSize);
+  const uint8_t* const guest = ram_.At(overlaid.first, kPageSize);
   size_t at = 0;
-  for (const Patch& patch : overlaid->second) {
+  for (const Patch& patch : overlaid.second) {
     if (patch.offset < at) return false;
     if (std::memcmp(own + at, guest + at, patch.offset - at) != 0 ||
         std::memcmp(guest + patch.offset, patch.guest.data(), patch.size) != 0 ||

@@ -39,8 +39,12 @@ class PrivateRam {
   /// on touch, which includes those only read, several times as many.
   void CollectPrivatePages(size_t keep_limit);
 
-  /// Copies the guest's present content over every private page that CollectPrivatePages found.
-  void Refresh();
+  /// At which pages with overlays Refresh looks for changes.
+  enum class Look { kAll, kOneInTurn };
+
+  /// Copies the guest's present content over every private page that CollectPrivatePages found. When the one page that
+  /// is looked at has changed, so may have the others.
+  void Refresh(Look look = Look::kAll);
 
   /// Puts up to kMostOverlaid bytes, which lie within one page, over what the guest has at `gpa`. Refresh leaves the
   /// page as it is where the guest's, and all of this one but what lies over it, have not changed: code that is copied
@@ -81,7 +85,8 @@ class PrivateRam {
 
   /// Forgets the overlays of pages that are given back.
   void KeepOverlaysOfPrivatePages();
-  bool StandsAsOverlaid(uint64_t gpa, const uint8_t* own, const uint8_t* guest) const;
+  bool LookAtOne();
+  bool StandsAsOverlaid(const std::pair<const uint64_t, std::vector<Patch>>& overlaid) const;
 
   const GuestRam& ram_;
   std::vector<Fork> forks_;
@@ -92,6 +97,7 @@ class PrivateRam {
   std::vector<uint64_t> private_pages_;
   std::unordered_map<uint64_t, std::vector<Patch>> overlays_;  ///< by page, in the order of their offsets
   uint64_t overlay_losses_ = 0;
+  size_t turn_ = 0;  ///< of the page with overlays to be looked at next, by their number
   int pagemap_fd_;
 };
 

@@ -7,7 +7,7 @@ namespace penumbra {
 
 void CodeWatch::Add(const std::vector<CodePage>& pages) {
   if (pages.empty()) return;
-  if (text_.empty()) version_ = ReadVersion();
+  if (text_.empty()) text_version_ = version_->InGuest();
   for (const CodePage& page : pages) {
     if (ram_.Left(page.gpa) < kPageSize) continue;
     const bool counted = page.address >= recipe_.text_start && page.address < recipe_.text_end;
@@ -24,28 +24,15 @@ bool CodeWatch::Covers(uint64_t gpa) const {
 
 bool CodeWatch::Changed() {
   if (text_.empty() && others_.empty()) return false;
-  const std::optional<uint64_t> version = ReadVersion();
-  const bool text_may_differ = !version || version != version_;
+  const std::optional<uint64_t> version = version_->InGuest();
+  const bool text_may_differ = !version || version != text_version_;
   const bool changed = Differs(others_) || (text_may_differ && Differs(text_));
-  version_ = version;
+  text_version_ = version;
   if (changed) {
     text_.clear();
     others_.clear();
   }
   return changed;
-}
-
-std::optional<uint64_t> CodeWatch::ReadVersion() const {
-  if (!recipe_.code_version || !recipe_.code_version->indirect) return std::nullopt;
-  const AddressSpace space{recipe_.kernel_root, recipe_.levels};
-  uint64_t pointer;
-  uint64_t version;
-  if (ReadVirtual(ram_, space, recipe_.code_version->offset, &pointer, sizeof pointer) != sizeof pointer ||
-      ReadVirtual(ram_, space, pointer + recipe_.code_version->indirect_offset, &version, sizeof version) !=
-          sizeof version) {
-    return std::nullopt;
-  }
-  return version;
 }
 
 bool CodeWatch::Differs(const std::vector<Copy>& copies) const {

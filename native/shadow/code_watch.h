@@ -9,7 +9,7 @@
 
 #include "engine/engine.h"
 #include "memory/guest_ram.h"
-#include "memory/page_walk.h"
+#include "shadow/code_version.h"
 #include "shadow/recipe.h"
 
 namespace penumbra {
@@ -18,7 +18,9 @@ namespace penumbra {
 /// kernel text are compared only when the count has moved.
 class CodeWatch {
  public:
-  CodeWatch(const GuestRam& ram, const Recipe& recipe) : ram_(ram), recipe_(recipe) {}
+  /// All three must outlive it.
+  CodeWatch(const GuestRam& ram, const Recipe& recipe, CodeVersion* version)
+      : ram_(ram), recipe_(recipe), version_(version) {}
 
   /// Remembers the content of pages of which code was translated just now. Scratch pages are left out.
   void Add(const std::vector<CodePage>& pages);
@@ -34,14 +36,14 @@ class CodeWatch {
     uint64_t gpa;
     std::array<uint8_t, kPageSize> bytes;
   };
-  std::optional<uint64_t> ReadVersion() const;
   bool Differs(const std::vector<Copy>& copies) const;
 
   const GuestRam& ram_;
   const Recipe& recipe_;
   std::vector<Copy> text_;    ///< pages that the version counter speaks for
   std::vector<Copy> others_;  ///< modules, BPF programs
-  std::optional<uint64_t> version_;
+  CodeVersion* version_;
+  std::optional<uint64_t> text_version_;  ///< when `text_` was last the guest's
 };
 
 }  // namespace penumbra

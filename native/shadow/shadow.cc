@@ -39,7 +39,8 @@ Shadow::Shadow(const GuestRam& ram, Recipe recipe, uint64_t scratch_gpa, const E
       batch_run_(scratch_),
       engine_(MakeEngine(engine, memory_)),
       timer_(std::make_unique<CallTimer>(engine_.get(), batch_run_.calls())),
-      code_watch_(ram_, recipe_),
+      code_version_(ram_, recipe_),
+      code_watch_(ram_, recipe_, &code_version_),
       forget_after_(kForgetFirst) {
   std::vector<Trap> traps;
   for (const TrapRule& rule : recipe_.traps) {
@@ -62,11 +63,19 @@ void Shadow::Borrow(uint64_t task, uint32_t pid) {
 }
 
 void Shadow::Refresh() {
-  memory_.Refresh();
+  memory_.Refresh(WhereToLook());
   const bool rewritten =
       std::any_of(written_.begin(), written_.end(), [this](uint64_t gpa) { return code_watch_.Covers(gpa); });
   written_.clear();
   if (code_watch_.Changed() || rewritten) engine_->CodeChanged();
+}
+
+// Text is patched by the guest's kernel, here or there, which counts it; or by who does not, of which there are two:
+// Write, and a rootkit. The latter is noticed some stops later.
+PrivateRam::Look Shadow::WhereToLook() {
+  const std::optional<uint64_t> before = std::exchange(text_version_, code_version_.InGuest());
+  const bool counted = text_version_ && text_version_ == before && text_version_ == code_version_.In(memory_.table());
+  return counted && written_.empty() ? PrivateRam::Look::kOneInTurn : PrivateRam::Look::kAll;
 }
 
 void Shadow::NoteCode() {

@@ -15,6 +15,7 @@
 #include "shadow/batch.h"
 #include "shadow/batch_run.h"
 #include "shadow/call_timer.h"
+#include "shadow/code_version.h"
 #include "shadow/code_watch.h"
 #include "shadow/context.h"
 #include "shadow/recipe.h"
@@ -98,6 +99,7 @@ class Shadow final : public TrapHandler {
   Action OnTrap(size_t index, uint64_t argument, uint64_t stack, uint64_t* result) override;
 
  private:
+  PrivateRam::Look WhereToLook();
   bool EndSleep(uint64_t state);
   bool UnlockPage(uint64_t stack);
   void TakeBackSignal();
@@ -119,6 +121,8 @@ class Shadow final : public TrapHandler {
   BatchRun batch_run_;
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<CallTimer> timer_;
+  CodeVersion code_version_;
+  std::optional<uint64_t> text_version_;  ///< when the private text was last brought up to date
   CodeWatch code_watch_;
   std::vector<uint64_t> written_;  ///< pages written to by Write since the last Refresh
   std::optional<Context> context_;

@@ -258,6 +258,34 @@ TEST("what lies over the guest's bytes stays until the page changes in any other
   }
 }
 
+TEST("of pages with something over them, one that is looked at speaks for all") {
+  const MadeRam ram(kRegions);
+  FillWithNumbers(ram);
+  const GuestRam guest(ram.Mapped());
+  PrivateRam copy(guest, kScratch, kPageSize);
+  constexpr uint64_t kPages[] = {0x2000, 0x3000, 0x41000, 4 * kGiB};
+  constexpr uint64_t kOther = 0x5000;
+  constexpr uint8_t kCode = 0xf4;
+  for (const uint64_t page : kPages) CHECK(copy.Overlay(page + 8, &kCode, 1));
+  *copy.table().At(kOther, 1) = kCode;
+  copy.CollectPrivatePages(1000);
+  ++ram.At(kPages[1])[100];
+  ++ram.At(kPages[2])[100];
+  size_t turns = 0;
+  for (; copy.overlay_losses() == 0; ++turns) {
+    CHECK(turns < std::size(kPages));
+    *copy.table().At(kOther, 1) = kCode;
+    copy.Refresh(PrivateRam::Look::kOneInTurn);
+    CHECK_EQUAL(*copy.table().At(kOther, 1), *ram.At(kOther));
+  }
+  CHECK_EQUAL(copy.overlay_losses(), 2u);
+  for (const uint64_t page : kPages) {
+    const bool over = page == kPages[0] || page == kPages[3];
+    CHECK_EQUAL(*copy.table().At(page + 8, 1), over ? kCode : ram.At(page)[8]);
+    CHECK_EQUAL(*copy.table().At(page + 100, 1), ram.At(page)[100]);
+  }
+}
+
 TEST("RAM that is unplugged in the middle") {
   MadeRam ram(kRegions);
   FillWithNumbers(ram);
