@@ -46,12 +46,22 @@ static void clear_words(uint64_t* words, uint32_t size) {
 /* What is known of one process before it is written to user memory. */
 struct found {
   struct process_record record;
-  char name[PROCESS_WALK_NAME + 8];
+  char name[PROCESS_WALK_NAME + 8] __attribute__((aligned(8)));
 };
+
+/* What functions of the kernel are given for a struct seq_file and a struct file: zeroes but for what they look at. */
+struct files {
+  uint64_t name[PROCESS_WALK_FILE / 8];
+  uint64_t command[PROCESS_WALK_FILE / 8];
+};
+
+static void set_word(uint64_t* structure, int64_t offset, uint64_t value) {
+  *(uint64_t*)((uint64_t)structure + (uint64_t)offset) = value;
+}
 
 /* A task's name is the one in its task_struct, but for workers, which tell what they work on, and for kernel threads
  * whose name does not fit in there. For the others the kernel would only take a lock to copy it. */
-static void name(const struct process_walk* walk, uint64_t task, struct found* found) {
+static void name(const struct process_walk* walk, uint64_t task, struct files* files, struct found* found) {
   const char* comm = (const char*)(task + (uint64_t)(int64_t)walk->task_comm);
   uint32_t length = 0;
   while (length < PROCESS_WALK_COMM - 1 && comm[length] != 0) {
@@ -60,13 +70,11 @@ static void name(const struct process_walk* walk, uint64_t task, struct found* f
   }
   const int may_be_cut = (found->record.flags & walk->kernel_thread) != 0 && length == PROCESS_WALK_COMM - 1;
   if (may_be_cut || (found->record.flags & walk->worker) != 0) {
-    uint64_t seq_file[PROCESS_WALK_FILE / 8];
-    clear_words(seq_file, sizeof seq_file);
-    const uint64_t file = (uint64_t)seq_file;
-    *(uint64_t*)(file + (uint64_t)(int64_t)walk->seq_buffer) = (uint64_t)found->name;
-    *(uint64_t*)(file + (uint64_t)(int64_t)walk->seq_size) = sizeof found->name;
-    ask(walk->proc_task_name, file, task, 0, 0, 0);
-    const uint64_t written = word_at(file, walk->seq_count);
+    set_word(files->name, walk->seq_buffer, (uint64_t)found->name);
+    set_word(files->name, walk->seq_size, sizeof found->name);
+    set_word(files->name, walk->seq_count, 0);
+    ask(walk->proc_task_name, (uint64_t)files->name, task, 0, 0, 0);
+    const uint64_t written = word_at((uint64_t)files->name, walk->seq_count);
     length = written > PROCESS_WALK_NAME ? PROCESS_WALK_NAME : (uint32_t)written;
   }
   found->record.name_length = length;
@@ -76,7 +84,7 @@ static uint32_t number(const struct process_walk* walk, uint64_t task, uint32_t 
   return (uint32_t)ask(walk->task_pid_nr_ns, task, type, walk->pid_namespace, 0, 0);
 }
 
-static void describe(const struct process_walk* walk, uint64_t task, struct found* found) {
+static void describe(const struct process_walk* walk, uint64_t task, struct files* files, struct found* found) {
   struct process_record* record = &found->record;
   record->parent = number(walk, word_at(task, walk->task_real_parent), walk->process_type);
   record->group = number(walk, task, walk->group_type);
@@ -95,25 +103,22 @@ static void describe(const struct process_walk* walk, uint64_t task, struct foun
   ask(walk->group_cputime, task, (uint64_t)&record->user_time, (uint64_t)&record->system_time, 0, 0);
   record->uid = record->gid = 0;
   record->size = record->resident = 0;
-  name(walk, task, found);
+  name(walk, task, files, found);
 }
 
 /* Returns the bytes of the command line, written to `out`. */
-static int64_t read_command(const struct process_walk* walk, uint64_t pid, uint64_t out) {
-  uint64_t file[PROCESS_WALK_FILE / 8];
-  clear_words(file, sizeof file);
-  *(uint64_t*)((uint64_t)file + (uint64_t)(int64_t)walk->file_inode) =
-      (uint64_t)&pid - (uint64_t)(int64_t)walk->inode_pid;
+static int64_t read_command(const struct process_walk* walk, uint64_t pid, struct files* files, uint64_t out) {
+  set_word(files->command, walk->file_inode, (uint64_t)&pid - (uint64_t)(int64_t)walk->inode_pid);
   int64_t position = 0;
   const int64_t length =
-      (int64_t)ask(walk->read_cmdline, (uint64_t)file, out, PROCESS_WALK_COMMAND, (uint64_t)&position, 0);
+      (int64_t)ask(walk->read_cmdline, (uint64_t)files->command, out, PROCESS_WALK_COMMAND, (uint64_t)&position, 0);
   if (length > PROCESS_WALK_COMMAND) return -ERRNO_IO;
   return length < 0 ? 0 : length;
 }
 
 /* What only processes with a memory of their own have. Returns the bytes of the command line, or a negative errno. */
-static int64_t describe_user(const struct process_walk* walk, uint64_t pid, uint64_t task, uint64_t out,
-                             struct process_record* record) {
+static int64_t describe_user(const struct process_walk* walk, uint64_t pid, uint64_t task, struct files* files,
+                             uint64_t out, struct process_record* record) {
   if ((record->flags & walk->kernel_thread) != 0) return 0;
   ask(walk->task_dump_owner, task, DIRECTORY_MODE, (uint64_t)&record->uid, (uint64_t)&record->gid, 0);
   const uint64_t mm = word_at(task, walk->task_mm);
@@ -121,28 +126,34 @@ static int64_t describe_user(const struct process_walk* walk, uint64_t pid, uint
   uint64_t shared, text, data;
   record->size =
       ask(walk->task_statm, mm, (uint64_t)&shared, (uint64_t)&text, (uint64_t)&data, (uint64_t)&record->resident);
-  return read_command(walk, pid, out);
+  return read_command(walk, pid, files, out);
 }
 
 /* One process at `out`, in user memory. Returns the bytes taken, or a negative errno. */
 static int64_t record_process(const struct process_walk* walk, const struct runner_state* state, uint64_t pid,
-                              uint64_t task, uint64_t out) {
+                              uint64_t task, struct files* files, uint64_t out) {
   struct found found;
   found.record.pid = half_at(pid, walk->pid_number);
-  describe(walk, task, &found);
-  const uint64_t text = out + sizeof found.record;
-  const int64_t command = describe_user(walk, pid, task, text + found.record.name_length, &found.record);
-  if (command < 0) return command;
-  found.record.command_length = (uint32_t)command;
+  describe(walk, task, files, &found);
+  const uint64_t name = out + sizeof found.record;
+  const uint64_t command = name + found.record.name_length;
+  /* In whole words: what is too much lies under the command line. */
+  open_user_memory(state);
+  copy_words((volatile uint64_t*)name, (const volatile uint64_t*)found.name, found.record.name_length + 7);
+  close_user_memory(state);
+  const int64_t length = describe_user(walk, pid, task, files, command, &found.record);
+  if (length < 0) return length;
+  found.record.command_length = (uint32_t)length;
   open_user_memory(state);
   copy_words((volatile uint64_t*)out, (const volatile uint64_t*)&found.record, sizeof found.record);
-  for (uint32_t i = 0; i < found.record.name_length; i++) ((volatile char*)text)[i] = found.name[i];
   close_user_memory(state);
-  return (int64_t)((sizeof found.record + found.record.name_length + (uint64_t)command + 7) & ~7ull);
+  return (int64_t)((command + (uint64_t)length - out + 7) & ~7ull);
 }
 
 static int64_t list(struct process_walk* walk, struct runner_state* state, uint64_t out, uint64_t size) {
   int64_t used = 0;
+  struct files files;
+  clear_words((uint64_t*)&files, sizeof files);
   while (used >= 0 && size - (uint64_t)used >= PROCESS_WALK_ROOM && !state->slept) {
     const uint64_t pid = ask(walk->find_ge_pid, (uint32_t)walk->next, walk->pid_namespace, 0, 0, 0);
     if (pid == 0) break;
@@ -153,7 +164,7 @@ static int64_t list(struct process_walk* walk, struct runner_state* state, uint6
     if (task == 0) continue;
     /* Each process is as good as a call to whoever watches for calls that do not end. */
     state->calls++;
-    const int64_t taken = record_process(walk, state, pid, task, out + (uint64_t)used);
+    const int64_t taken = record_process(walk, state, pid, task, &files, out + (uint64_t)used);
     used = taken < 0 ? taken : used + taken;
   }
   return used;
