@@ -1,4 +1,4 @@
-// Runs tap on the files given, two at a time and in their order, and reports readably: a line for each test, the details
+// Runs tap on the files given, some at a time and in their order, and reports readably: a line for each test, the details
 // of failures, and at the end "N passed, N failed". A test is what a file's top level holds; a file that fails as a whole
 // counts as one more. Exit status 1 when a test failed, or when none ran.
 import { spawn } from 'node:child_process';
@@ -9,7 +9,8 @@ import { Parser } from 'tap-parser';
 import { stringify } from 'tap-yaml';
 
 const FILE_TIMEOUT_S = process.env.PENUMBRA_LONG ? 14_400 : 900;
-const MOST_JOBS = 2;
+// One more than there are processors, as guests are waited for half of the time.
+const JOBS = Math.min(3, availableParallelism() + 1);
 const NOISE = /^# (Subtest:|time=|No coverage|\{ total:)/;
 
 const count = { passed: 0, failed: 0, skipped: 0 };
@@ -30,7 +31,7 @@ async function runAll(files) {
   const lane = async () => {
     for (let file = queue.shift(); file !== undefined; file = queue.shift()) await runTap(file);
   };
-  await Promise.all(Array.from({ length: Math.min(MOST_JOBS, availableParallelism()) }, lane));
+  await Promise.all(Array.from({ length: JOBS }, lane));
 }
 
 /** Resolves when tap has ended and all it printed is reported. */

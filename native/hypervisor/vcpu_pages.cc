@@ -75,21 +75,29 @@ size_t CountVcpus(pid_t pid) {
   return count;
 }
 
-// Threads of a process: the links of /proc/PID/task (fs/proc/base.c, proc_task_getattr). 0 when it has ended.
-uint64_t CountThreads(pid_t pid) {
+int OpenThreads(pid_t pid) {
+  const int fd = open(("/proc/" + std::to_string(pid) + "/task").c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) throw SystemError("GUEST_GONE", "the hypervisor's threads are not to be seen");
+  return fd;
+}
+
+// Threads of a process, and a constant: the links of /proc/PID/task (fs/proc/base.c, proc_task_getattr).
+uint64_t CountThreads(int threads_fd) {
   struct stat status;
-  return stat(("/proc/" + std::to_string(pid) + "/task").c_str(), &status) == 0 ? status.st_nlink : 0;
+  return fstat(threads_fd, &status) == 0 ? status.st_nlink : 0;
 }
 
 }  // namespace
 
-VcpuPages::VcpuPages(pid_t pid, const std::vector<int>& fds) : pid_(pid), kernel_bases_(fds.size()) {
+VcpuPages::VcpuPages(pid_t pid, const std::vector<int>& fds)
+    : pid_(pid), threads_fd_(OpenThreads(pid)), kernel_bases_(fds.size()) {
   for (const int fd : fds) {
     // Safe: KVM backs the first page of a vCPU's descriptor by kvm_run for as long as it is mapped.
     void* const page = mmap(nullptr, kMapped, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (page == MAP_FAILED) {
       const Error error = SystemError("UNSUPPORTED", "the memory that KVM shares with QEMU cannot be mapped");
       for (kvm_run* const run : runs_) munmap(run, kMapped);
+      close(threads_fd_);
       throw error;
     }
     runs_.push_back(static_cast<kvm_run*>(page));
@@ -99,6 +107,7 @@ VcpuPages::VcpuPages(pid_t pid, const std::vector<int>& fds) : pid_(pid), kernel
 VcpuPages::~VcpuPages() {
   Disarm();
   for (kvm_run* const run : runs_) munmap(run, kMapped);
+  close(threads_fd_);
 }
 
 void VcpuPages::Arm() noexcept {
@@ -132,7 +141,7 @@ void VcpuPages::Remember(const std::vector<VcpuState>& states) {
 
 // A vCPU that is plugged comes with a thread.
 bool VcpuPages::AreAll() {
-  const uint64_t threads = CountThreads(pid_);
+  const uint64_t threads = CountThreads(threads_fd_);
   if (threads != threads_ && CountVcpus(pid_) != runs_.size()) return false;
   threads_ = threads;
   return threads != 0;

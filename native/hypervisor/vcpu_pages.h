@@ -19,7 +19,7 @@ namespace penumbra {
 class VcpuPages {
  public:
   /// `fds` are duplicates of the vCPUs' descriptors in process `pid`, in the order of vCPU numbers; they may be closed
-  /// afterwards. Throws Error("UNSUPPORTED") where they cannot be mapped.
+  /// afterwards. Throws Error("UNSUPPORTED") where they cannot be mapped, "GUEST_GONE".
   VcpuPages(pid_t pid, const std::vector<int>& fds);
   /// Disarms.
   ~VcpuPages();
@@ -44,6 +44,7 @@ class VcpuPages {
 
  private:
   pid_t pid_;
+  int threads_fd_;
   std::vector<kvm_run*> runs_;
   std::vector<uint64_t> kernel_bases_;
   uint64_t threads_ = 0;  ///< of the process when its vCPUs were counted last
