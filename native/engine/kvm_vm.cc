@@ -124,6 +124,12 @@ void KvmVm::ClearEvents() {
 
 void KvmVm::SetSingleStep(bool on) {
   if (stepping_ == on) return;
+  // KVM makes a step of the instruction at which the registers stand now, not of the one that they are about to be set
+  // to.
+  if ((run_->kvm_dirty_regs & KVM_SYNC_X86_REGS) != 0) {
+    Control(vcpu_.get(), KVM_SET_REGS, &registers(), "cannot set registers");
+    run_->kvm_dirty_regs &= ~uint64_t{KVM_SYNC_X86_REGS};
+  }
   kvm_guest_debug debug{};
   if (on) debug.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP;
   Control(vcpu_.get(), KVM_SET_GUEST_DEBUG, &debug, "cannot set single steps");

@@ -335,9 +335,9 @@ void CheckProcessor(const EngineChoice& choice) {
   const Outcome shutdown = bench.Try({0x0f, 0x0b});
   Check(shutdown.reason == StopReason::kException, "an exception that nobody handles ends the call");
   Check(bench.StillWorks(), "the engine works after it");
-  // add qword [rsp], 2; iretq; and the same above an error code
+  // add qword [rsp], 2; iretq; and the same above an error code, which is dropped
   bench.machine.Put(kHandlers, {0x48, 0x83, 0x04, 0x24, 2, 0x48, 0xcf});
-  bench.machine.Put(kHandlers + 0x100, {0x58, 0x48, 0x83, 0x04, 0x24, 2, 0x48, 0xcf});
+  bench.machine.Put(kHandlers + 0x100, {0x48, 0x83, 0xc4, 8, 0x48, 0x83, 0x04, 0x24, 2, 0x48, 0xcf});
   bench.machine.PutGate(6, kHandlers);
   bench.machine.PutGate(13, kHandlers + 0x100);
   Check(Returned(bench.Try(Bytes{0x0f, 0x0b} + kAnswer), 42), "exceptions go to the guest's own handlers");
