@@ -1,6 +1,6 @@
 /* Lists processes inside a shadow, as one step of a batch: goes through the guest's table of process numbers and
  * gathers of each process what /proc/PID/stat and /proc/PID/cmdline are made from (fs/proc/array.c, do_task_stat).
- * Whatever has to be worked out is asked of the guest's kernel: numbers, times, names, sizes, owners; plain members are
+ * Whatever has to be worked out is asked of the guest's kernel: numbers, times, names, owners; plain members are
  * read. Making the text of a stat file would be nine tenths of the work, most of it writing numbers as decimals.
  *
  * The function behind /proc/PID/cmdline asks its file for the process only, through the inode (fs/proc/internal.h,
@@ -106,6 +106,12 @@ static void describe(const struct process_walk* walk, uint64_t task, struct file
   name(walk, task, files, found);
 }
 
+/* A counter that is kept for each processor as well, or was, may be less than nothing for a while. */
+static uint64_t pages(uint64_t mm, int32_t counter) {
+  const int64_t count = (int64_t)word_at(mm, counter);
+  return count > 0 ? (uint64_t)count : 0;
+}
+
 /* Returns the bytes of the command line, written to `out`. */
 static int64_t read_command(const struct process_walk* walk, uint64_t pid, struct files* files, uint64_t out) {
   set_word(files->command, walk->file_inode, (uint64_t)&pid - (uint64_t)(int64_t)walk->inode_pid);
@@ -123,9 +129,10 @@ static int64_t describe_user(const struct process_walk* walk, uint64_t pid, uint
   ask(walk->task_dump_owner, task, DIRECTORY_MODE, (uint64_t)&record->uid, (uint64_t)&record->gid, 0);
   const uint64_t mm = word_at(task, walk->task_mm);
   if (mm == 0) return 0;
-  uint64_t shared, text, data;
-  record->size =
-      ask(walk->task_statm, mm, (uint64_t)&shared, (uint64_t)&text, (uint64_t)&data, (uint64_t)&record->resident);
+  record->size = word_at(mm, walk->mm_pages);
+  /* include/linux/mm.h, get_mm_rss. */
+  record->resident =
+      pages(mm, walk->mm_file_pages) + pages(mm, walk->mm_anonymous_pages) + pages(mm, walk->mm_shared_pages);
   return read_command(walk, pid, files, out);
 }
 
@@ -161,7 +168,8 @@ static int64_t list(struct process_walk* walk, struct runner_state* state, uint6
     if (number < walk->next || number == INT32_MAX) return -ERRNO_IO;
     walk->next = number + 1;
     const uint64_t task = ask(walk->pid_task, pid, walk->process_type, 0, 0, 0);
-    if (task == 0) continue;
+    /* On its way in or out a process is known by one of the two: /proc names it, and has nothing to say of it. */
+    if (task == 0 || ask(walk->pid_task, pid, walk->thread_type, 0, 0, 0) == 0) continue;
     /* Each process is as good as a call to whoever watches for calls that do not end. */
     state->calls++;
     const int64_t taken = record_process(walk, state, pid, task, &files, out + (uint64_t)used);

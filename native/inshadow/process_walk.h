@@ -20,7 +20,6 @@ struct process_walk {
   uint64_t proc_task_name;  /* void (struct seq_file *, struct task_struct *, bool escape) */
   uint64_t tty_devnum;      /* dev_t (struct tty_struct *) */
   uint64_t task_dump_owner; /* void (struct task_struct *, umode_t, kuid_t *, kgid_t *) */
-  uint64_t task_statm;      /* unsigned long (struct mm_struct *, unsigned long *shared, *text, *data, *resident) */
   uint64_t read_cmdline;    /* ssize_t (struct file *, char __user *, size_t, loff_t *), of /proc/PID/cmdline */
   uint64_t pid_namespace;   /* in which processes are looked for */
   /* Bytes from the start of the structure. */
@@ -28,12 +27,13 @@ struct process_walk {
   /* struct task_struct */
   int32_t task_flags, task_mm, task_state, task_exit_state, task_prio, task_static_prio, task_cpu, task_start_time;
   int32_t task_real_parent, task_signal, task_comm;
-  int32_t signal_tty, signal_threads; /* struct signal_struct */
-  int32_t file_inode;                 /* struct file: f_inode */
-  int32_t inode_pid;                  /* from an inode of /proc to the struct pid * that it is about; may be negative */
+  int32_t signal_tty, signal_threads;                                   /* struct signal_struct */
+  int32_t mm_pages, mm_file_pages, mm_anonymous_pages, mm_shared_pages; /* struct mm_struct */
+  int32_t file_inode;                                                   /* struct file: f_inode */
+  int32_t inode_pid; /* from an inode of /proc to the struct pid * that it is about; may be negative */
   int32_t seq_buffer, seq_size, seq_count; /* struct seq_file */
   /* enum pid_type */
-  uint32_t process_type, group_type, session_type;
+  uint32_t thread_type, process_type, group_type, session_type;
   /* PF_* */
   uint32_t kernel_thread, worker;
   int32_t next; /* the lowest number not looked at yet */

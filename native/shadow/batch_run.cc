@@ -28,7 +28,7 @@ constexpr uint64_t kProcessWalkOffset = Scratch::kProgramOffset + kPageSize;
 static_assert(sizeof kBatchRunnerCode <= kPageSize && sizeof kProcessWalkCode <= kPageSize);
 static_assert(kProcessWalkOffset + kPageSize <= Scratch::kProgramOffset + Scratch::kProgramSize);
 // What src/inspect/processWalk.ts believes of it.
-static_assert(sizeof(process_walk) == 184 && offsetof(process_walk, next) == 176 && sizeof(process_record) == 104 &&
+static_assert(sizeof(process_walk) == 192 && offsetof(process_walk, next) == 188 && sizeof(process_record) == 104 &&
               PROCESS_WALK_ROOM == (2 << 20) + 1024);
 static_assert(sizeof(runner_state) <= Scratch::kStateSize);
 // What batch_runner.c believes of the encoded batch.

@@ -120,6 +120,7 @@ const Context& Shadow::Load(const std::vector<VcpuState>& vcpus) {
 
 BatchResult Shadow::Run(const Batch& batch) {
   if (!context_) throw Error("INTERNAL", "a call in a shadow that is not loaded");
+  KeepState();
   const uint64_t limit = engine_->CountsInstructions() ? options_.instruction_limit : 0;
   batch_run_.Start(batch, recipe_, *context_, context_->stack_top - kFrameBytes, limit != 0);
   // In the middle of kernel code a call may wait for what the stopped guest will never do: that shows soon.
@@ -298,7 +299,15 @@ void Shadow::TakeBackSignal() {
   if (!recipe_.signal) return;
   ChangeTask(recipe_.signal->flags, recipe_.signal->flags_set, 0, 8);
   ChangeTask(recipe_.signal->pending, recipe_.signal->pending_set, 0, 8);
-  ChangeTask(recipe_.task_state, ~uint64_t{0}, state_before_, recipe_.task_state_width);
+  KeepState();
+}
+
+// Kernel code that waits for something leaves the borrowed task runnable that was asleep: whoever asks next is told what
+// it is in the guest.
+void Shadow::KeepState() {
+  uint64_t state = 0;
+  Read(recipe_.borrowed_task + recipe_.task_state, &state, recipe_.task_state_width);
+  if (state != state_before_) ChangeTask(recipe_.task_state, ~uint64_t{0}, state_before_, recipe_.task_state_width);
 }
 
 void Shadow::ChangeTask(uint64_t offset, uint64_t clear, uint64_t set, uint32_t width) {

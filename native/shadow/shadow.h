@@ -103,6 +103,7 @@ class Shadow final : public TrapHandler {
   bool EndSleep(uint64_t state);
   bool UnlockPage(uint64_t stack);
   void TakeBackSignal();
+  void KeepState();
   void ChangeTask(uint64_t offset, uint64_t clear, uint64_t set, uint32_t width);
 
   Outcome EnterProgram(uint64_t instruction_limit);
@@ -131,7 +132,7 @@ class Shadow final : public TrapHandler {
   uint64_t forget_after_;          ///< so many of them
   size_t forgotten_ = 0;           ///< pages given back the last time
   bool forgets_ = false;           ///< they were given back by the last collection
-  uint64_t state_before_ = 0;      ///< the borrowed task's state, to be restored after a sleep that was ended
+  uint64_t state_before_ = 0;      ///< the borrowed task's state, which calls are not to change
 };
 
 }  // namespace penumbra

@@ -8,8 +8,8 @@ import type { Question } from './moment.js';
 import { PF_KTHREAD, type ProcessSample, pageSize, type SampledProcess } from './processes.js';
 
 /** native/inshadow/process_walk.h: struct process_walk, struct process_record. */
-const walkSize = 184;
-const firstWord = 80;
+const walkSize = 192;
+const firstWord = 72;
 const headerSize = 104;
 const largestFile = 512;
 const program = 0;
@@ -41,7 +41,6 @@ const functions = {
   proc_task_name: 3,
   tty_devnum: 1,
   task_dump_owner: 4,
-  task_statm: 5,
   proc_pid_cmdline_read: 4,
 } as const;
 
@@ -84,6 +83,12 @@ function memberOffsets(kernel: Kernel): (number | undefined)[] {
     at('task_struct.comm'),
     at('signal_struct.tty'),
     at('signal_struct.nr_threads'),
+    at('mm_struct.total_vm'),
+    ...['MM_FILEPAGES', 'MM_ANONPAGES', 'MM_SHMEMPAGES'].map((name) => {
+      const index = kernel.enumerator(name);
+      // 6.2, f1a7941243c1: a percpu_counter each
+      return at(`mm_struct.rss_stat[${index}].count`, `mm_struct.rss_stat.count[${index}]`);
+    }),
     at('file.f_inode'),
     pidOfInode === undefined || inode === undefined ? undefined : pidOfInode - inode,
     at('seq_file.buf'),
@@ -94,7 +99,7 @@ function memberOffsets(kernel: Kernel): (number | undefined)[] {
 
 /** PIDTYPE_TGID is there since 4.19. */
 function pidTypes(kernel: Kernel): (number | undefined)[] {
-  return ['PIDTYPE_TGID', 'PIDTYPE_PGID', 'PIDTYPE_SID'].map((name) => {
+  return ['PIDTYPE_PID', 'PIDTYPE_TGID', 'PIDTYPE_PGID', 'PIDTYPE_SID'].map((name) => {
     const type = kernel.enumerator(name);
     return type === undefined ? undefined : Number(type);
   });
