@@ -6,6 +6,7 @@ import t, { type Test } from 'tap';
 import { addon, type NativeBatchResult, type NativeGuest } from '../src/binding.js';
 import { PenumbraError } from '../src/errors.js';
 import { attach, type Guest } from '../src/index.js';
+import { sampleProcessFiles } from '../src/inspect/processFiles.js';
 import { decodeRecords, processWalk, roomForOne, walkQuestion } from '../src/inspect/processWalk.js';
 import type { Kernel } from '../src/kernel/kernel.js';
 import { type BatchStep, decodeBatch, encodeBatch } from '../src/shadow/batch.js';
@@ -389,6 +390,20 @@ t.test('one paused guest, and every way in which a call can end', async (t) => {
     t.ok((ends['none'] ?? 0) > 0);
     t.ok((ends['GUEST_FAULT'] ?? 0) > 0);
     t.same((await ask(walk))?.processes.length, pids.length);
+  });
+
+  await t.test('a walk over processes has those as well that a hooked system call hides', async (t) => {
+    await using shadow = await guest.shadow();
+    // xor eax, eax; ret
+    await shadow.write(guest.kernel.requireSymbol('__x64_sys_getdents64'), Buffer.from('31c0c3', 'hex'));
+    const list = new StepList();
+    const read = walkQuestion(processWalk(guest.kernel)!)(list);
+    const walked = read(await shadow.batch(list.steps, { mayBlock: true }));
+    t.same(
+      walked?.processes.map(({ pid }) => pid),
+      pids,
+    );
+    t.same((await sampleProcessFiles(shadow)).processes, []);
   });
 
   await t.test('a shadow that cannot be used any more says so', async (t) => {

@@ -302,8 +302,8 @@ void Shadow::TakeBackSignal() {
   KeepState();
 }
 
-// Kernel code that waits for something leaves the borrowed task runnable that was asleep: whoever asks next is told what
-// it is in the guest.
+// Kernel code that waits for something leaves the borrowed task runnable that was asleep: whoever asks next is told
+// what it is in the guest.
 void Shadow::KeepState() {
   uint64_t state = 0;
   Read(recipe_.borrowed_task + recipe_.task_state, &state, recipe_.task_state_width);
