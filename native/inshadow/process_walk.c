@@ -1,7 +1,7 @@
 /* Lists processes inside a shadow, as one step of a batch: goes through the guest's table of process numbers and
  * gathers of each process what /proc/PID/stat and /proc/PID/cmdline are made from (fs/proc/array.c, do_task_stat).
  * Whatever has to be worked out is asked of the guest's kernel: numbers, times, names, owners; plain members are
- * read. Making the text of a stat file would be nine tenths of the work, most of it writing numbers as decimals.
+ * read. Making the texts of stat files would be three quarters of the work, most of it writing numbers as decimals.
  *
  * The function behind /proc/PID/cmdline asks its file for the process only, through the inode (fs/proc/internal.h,
  * struct proc_inode): a file that consists of these two pointers will do, which spares looking up, opening and closing

@@ -86,6 +86,7 @@ function memberOffsets(kernel: Kernel): (number | undefined)[] {
     at('mm_struct.total_vm'),
     ...['MM_FILEPAGES', 'MM_ANONPAGES', 'MM_SHMEMPAGES'].map((name) => {
       const index = kernel.enumerator(name);
+      if (index === undefined) return undefined;
       // 6.2, f1a7941243c1: a percpu_counter each
       return at(`mm_struct.rss_stat[${index}].count`, `mm_struct.rss_stat.count[${index}]`);
     }),
